@@ -1,0 +1,1 @@
+"""Turn a multimodal LLM into an embedding model."""

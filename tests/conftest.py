@@ -1,0 +1,21 @@
+"""Shared fixtures. Everything runs offline, on the CPU; the expensive objects are made once a session."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+from pathlib import Path
+
+import pytest
+from tiny import build_tiny_mllm
+
+
+@pytest.fixture(scope="session")
+def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random generative Qwen2-VL with its processor; never written to by a test."""
+    return build_tiny_mllm(tmp_path_factory.mktemp("tiny-mllm"))
