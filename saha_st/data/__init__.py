@@ -1,0 +1,1 @@
+"""Data: MMEB and your own pairs as `anchor`/`positive` datasets, what is wrong with them, and content keys."""

@@ -1,0 +1,172 @@
+"""A short, stable name for what a cell holds, so that equal inputs are encoded once and caches hit.
+
+Two cells share a key only if a model would see the same thing in both. Whatever could change a vector goes in (the
+text to the letter, an image's encoded bytes or its file's path, size and time of change); whatever cannot stays out
+(the order of a dict's keys, parts that are `None`). The price is one-sided: the same picture reached by two routes (a
+file, its bytes, its decoded pixels) has two keys and is encoded twice, but two different inputs never share one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Mapping
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from PIL.Image import Image as PILImage
+
+KEY_DTYPE = np.dtype("S32")  # 32 hexadecimal digits: NumPy's bytes drop trailing zero bytes, digits have none
+_PERSON = b"saha_st cell 1"  # changes whenever the recipe below does, so that old caches are missed, not misread
+
+
+def cell_key(cell: Any) -> bytes:
+    """Return the content key of one cell.
+
+    | Cell | What is hashed |
+    |---|---|
+    | `"words"` or `{"text": "words"}` | the UTF-8 text, unchanged |
+    | image as `{"bytes": …, "path": …}` or `bytes` | the encoded bytes; the path is then only a name |
+    | image as `{"bytes": None, "path": …}` or a path | absolute path, file size, modification time (ns) |
+    | image as a URL or a member of an archive | the address: nothing is fetched |
+    | PIL image, NumPy array | mode or dtype, size, palette, pixels |
+    | `{"image": …, "text": …}` | both parts; a list of images counts in its order |
+
+    Args:
+        cell: A string (always text, never a path), an image in any of the forms above, or a mapping with "image" and
+            "text"; a part that is `None` or an empty list counts as absent, so `"a"`, `{"text": "a"}` and
+            `{"image": None, "text": "a"}` share a key.
+
+    Returns:
+        32 hexadecimal digits (a 128-bit BLAKE2b digest) as `bytes`.
+
+    Raises:
+        ValueError: The cell is empty: it has neither text nor image.
+        FileNotFoundError: An image's file does not exist.
+        TypeError: The cell, or one of its parts, is of no known kind.
+    """
+    return _key(cell, files={})
+
+
+def cell_keys(cells: Iterable[Any], *, name: str = "cells") -> np.ndarray:
+    """Return the keys of many cells that are at hand (a list of strings, PIL images, dicts, …).
+
+    Args:
+        cells: Cells as `cell_key` takes them.
+        name: What to call the cells in an error.
+
+    Returns:
+        Array of shape (cells,) and dtype `KEY_DTYPE`.
+
+    Raises:
+        ValueError, FileNotFoundError, TypeError: As `cell_key`, with the row and the name in front.
+    """
+    files: dict[str, bytes] = {}
+    keys = []
+    for row, cell in enumerate(cells):
+        try:
+            keys.append(_key(cell, files))
+        except (ValueError, FileNotFoundError, TypeError) as error:
+            raise type(error)(f"Row {row}, {name}: {error}") from None
+    return np.array(keys, dtype=KEY_DTYPE)
+
+
+def column_keys(dataset: Dataset, column: str) -> np.ndarray:
+    """Return the keys of a column of a dataset, reading the stored cells: no image is decoded, no transform applied.
+
+    Args:
+        dataset: A map-style dataset.
+        column: Name of a column of strings, images, or structs of "image" and "text".
+
+    Returns:
+        Array of shape (rows,) and dtype `KEY_DTYPE`.
+
+    Raises:
+        KeyError: The dataset has no such column.
+        ValueError, FileNotFoundError, TypeError: As `cell_key`, with the row and the column in front.
+    """
+    if column not in dataset.column_names:
+        raise KeyError(f"The dataset has no column {column!r}; it has {dataset.column_names}.")
+    stored = dataset.select_columns(column).with_format("arrow")
+    text_only = getattr(dataset.features[column], "dtype", None) in ("string", "large_string")
+    batches = stored.iter(batch_size=8192 if text_only else 256)  # image bytes are copied: keep their batches small
+    cells = itertools.chain.from_iterable(batch.column(column).to_pylist() for batch in batches)
+    return cell_keys(cells, name=f"column {column!r}")
+
+
+def _key(cell: Any, files: dict[str, bytes]) -> bytes:
+    """Hash the parts of a cell; `files` remembers the state of files, as one picture is often in many rows."""
+    digest = blake2b(digest_size=16, person=_PERSON)
+    parts = _parts(cell)
+    if not parts:
+        raise ValueError("the cell is empty: it has neither a text nor an image.")
+    for name, value in parts:
+        kind, content = _image(value, files) if name == "image" else (name, value.encode("utf-8", "surrogatepass"))
+        # The length keeps two different sequences of parts from spelling the same bytes.
+        digest.update(f"{kind}:{len(content)}:".encode())
+        digest.update(content)
+    return digest.hexdigest().encode()
+
+
+def _parts(cell: Any) -> list[tuple[str, Any]]:
+    """Return the parts that are there as (name, value), images before the text, whatever the order of the mapping."""
+    if isinstance(cell, str):
+        return [("text", cell)]
+    if not isinstance(cell, Mapping) or _is_stored_image(cell):
+        return [("image", cell)] if _is_there(cell) else []
+    if unknown := sorted(set(cell) - {"image", "text"}):
+        raise TypeError(f"a cell has the parts 'image' and 'text'; found {unknown}.")
+    images, text = cell.get("image"), cell.get("text")
+    if text is not None and not isinstance(text, str):
+        raise TypeError(f"the part 'text' of a cell must be a string; found {type(text).__name__}.")
+    images = images if isinstance(images, (list, tuple)) else [images]
+    return [("image", image) for image in images if _is_there(image)] + [("text", text)] * (text is not None)
+
+
+def _is_stored_image(value: Any) -> bool:
+    """Recognise how Arrow stores `datasets.Image`, as opposed to a cell with parts."""
+    return isinstance(value, Mapping) and 0 < len(value) and set(value) <= {"bytes", "path"}
+
+
+def _is_there(image: Any) -> bool:
+    """Tell whether there is an image: one without bytes and path is how a struct of Arrow says `None`."""
+    if _is_stored_image(image):
+        return image.get("bytes") is not None or image.get("path") is not None
+    return image is not None
+
+
+def _image(image: Any, files: dict[str, bytes]) -> tuple[str, bytes]:
+    """Return the kind of an image and the bytes that stand for it."""
+    if _is_stored_image(image):
+        image = image["path"] if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return "bytes", bytes(image)
+    if isinstance(image, (str, os.PathLike)):
+        path = os.fspath(image)
+        if "://" in path:  # a URL, hf://…, or zip://member::archive: the address is all there is without fetching it
+            return "address", path.encode("utf-8", "surrogatepass")
+        if path not in files:
+            files[path] = _file_state(path)
+        return "file", files[path]
+    if isinstance(image, PILImage):
+        return "pixels", _pixels(image)
+    if isinstance(image, np.ndarray):
+        return "array", f"{image.dtype.str}{image.shape}".encode() + np.ascontiguousarray(image).tobytes()
+    raise TypeError(f"an image must be a PIL image, an array, bytes or a path; found {type(image).__name__}.")
+
+
+def _pixels(image: PILImage) -> bytes:
+    """Return all that decides how a decoded image looks; with a palette, equal indices may be different colours."""
+    palette = bytes(image.getpalette() or ()) if image.mode in ("P", "PA") else b""
+    header = repr((image.mode, image.size, palette, image.info.get("transparency")))
+    return header.encode() + image.tobytes()
+
+
+def _file_state(path: str) -> bytes:
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise FileNotFoundError(f"the image file {path!r} cannot be read ({error.strerror}).") from None
+    return f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "surrogatepass")
