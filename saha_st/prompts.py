@@ -15,7 +15,6 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 SYSTEM = "Given an image, summarize the provided image in one word. Given only text, describe the text in one word."
@@ -92,7 +91,7 @@ class HierarchicalPrompt:
 
     Example:
         >>> prompt = HierarchicalPrompt(system="Name the product in one word.", query_suffix=None)
-        >>> template = prompt.compile("{% for m in messages %}{{ m.role }}: {{ m.content }}\\n{% endfor %}")
+        >>> template = prompt.compile("{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}")
         >>> HierarchicalPrompt.from_chat_template(template) == prompt
         True
     """
@@ -159,7 +158,7 @@ class HierarchicalPrompt:
 
 
 def _by_modality(name: str, suffix: Mapping[str, str] | str | None) -> Mapping[str, str] | None:
-    """Normalise a suffix to a read-only mapping with one text per modality, or to None."""
+    """Normalise a suffix to a mapping with one text per modality, or to None."""
     if suffix is None:
         return None
     texts = dict.fromkeys(_MODALITIES, suffix) if isinstance(suffix, str) else dict(suffix)
@@ -168,7 +167,7 @@ def _by_modality(name: str, suffix: Mapping[str, str] | str | None) -> Mapping[s
             f'{name} must be a non-empty string, a mapping {{"text": ..., "image": ...}} of non-empty strings, '
             f"or None for no suffix; got {suffix!r}."
         )
-    return MappingProxyType({modality: texts[modality] for modality in _MODALITIES})
+    return {modality: texts[modality] for modality in _MODALITIES}
 
 
 def _literal(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,3 +20,16 @@ from tiny import build_tiny_mllm
 def tiny_mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a random generative Qwen2-VL with its processor; never written to by a test."""
     return build_tiny_mllm(tmp_path_factory.mktemp("tiny-mllm"))
+
+
+@pytest.fixture(scope="session")
+def _embedder(tiny_mllm: Path):
+    from saha_st.modules import load_embedder
+
+    return load_embedder(str(tiny_mllm), device="cpu")
+
+
+@pytest.fixture
+def embedder(_embedder):
+    """The tiny MLLM as an embedder with the paper's prompt; a copy that the test may change."""
+    return copy.deepcopy(_embedder)

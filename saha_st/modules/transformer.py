@@ -1,0 +1,181 @@
+"""The input module: Sentence Transformers' ``Transformer``, reading a hierarchical prompt.
+
+It differs from the stock module in how it computes, never in what it means: inputs are brought into one canonical
+form, and a row that is too long loses the end of its *own text*, never an image token, the prompt's suffix or the
+opened assistant turn whose last token is the embedding. A checkpoint therefore names the stock class, and loads
+where `saha_st` is not installed; `HierarchicalPromptTransformer.adopt` turns the loaded stock module into ours again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers.base.modules import Transformer
+
+from saha_st.modules.inputs import canonical_inputs, has_media
+from saha_st.prompts import HierarchicalPrompt
+
+REQUIREMENTS = {
+    "sentence-transformers": {
+        "specifier": ">=6.2",
+        "reason": "older versions do not pass the task to the chat template",
+    },
+    "transformers": {"specifier": ">=5.4", "reason": "older versions route chat-template arguments differently"},
+}
+"""Written into ``config_sentence_transformers.json``; checked by Sentence Transformers before it loads a weight."""
+
+
+class HierarchicalPromptTransformer(Transformer):
+    """A multimodal LLM behind a hierarchical prompt; takes what `Transformer` takes.
+
+    Inputs are strings, PIL images, dicts ``{"image": ..., "text": ...}`` (an image or a list of them) or chat
+    messages; features are those of `Transformer`, with the generation prompt open at the end of every row.
+
+    Source: Ju & Lee, arXiv 2508.00955, section 3.1.
+    """
+
+    @classmethod
+    def adopt(cls, module: Transformer) -> HierarchicalPromptTransformer:
+        """Turn a loaded stock module into this class, in place."""
+        module.__class__ = cls
+        # Packing rows without padding is not supported by multimodal position ids (Qwen2-VL), and gains nothing
+        # where images are in the batch.
+        module.unpad_inputs = False
+        kwargs = module.processing_kwargs
+        module.processing_kwargs = {
+            **kwargs,
+            "chat_template": {**kwargs.get("chat_template", {}), "add_generation_prompt": True},
+        }
+        return module
+
+    @property
+    def prompt(self) -> HierarchicalPrompt | None:
+        """The hierarchical prompt in the chat template; assigning another one replaces it."""
+        return HierarchicalPrompt.from_chat_template(self.chat_template)
+
+    @prompt.setter
+    def prompt(self, prompt: HierarchicalPrompt) -> None:
+        template = prompt.compile(self.chat_template)
+        self.processor.chat_template = template
+        # A tokenizer may carry a copy that other engines read.
+        self.tokenizer.chat_template = template
+        self._chat_template_suffix_cache.clear()
+
+    @property
+    def chat_template(self) -> str | None:
+        """Jinja source of the chat template: the processor's, else the tokenizer's; the default of named ones."""
+        for owner in (self.processor, self.tokenizer):
+            template = getattr(owner, "chat_template", None)
+            if isinstance(template, dict):
+                template = template.get("default")
+            if template:
+                return template
+        return None
+
+    def preprocess(
+        self,
+        inputs: Sequence[Any],
+        prompt: str | None = None,
+        processing_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Turn inputs into model-ready features; see `Transformer.preprocess`.
+
+        Raises:
+            ValueError: An input that cannot be embedded, or one that does not fit into ``max_seq_length`` tokens
+                even without any text of its own. The message gives its position, the counts and the way out.
+        """
+        rows = canonical_inputs(inputs, supported=self.modalities)
+        limit = self._token_limit(processing_kwargs, kwargs)
+
+        def render(rows: list[Any], *, truncation: bool = True) -> dict[str, Any]:
+            options = processing_kwargs if truncation else _untruncated(processing_kwargs)
+            return super(HierarchicalPromptTransformer, self).preprocess(rows, prompt, options, **kwargs)
+
+        def length(row: Any) -> int:
+            return int(render([row], truncation=False)["attention_mask"].sum())
+
+        if not rows or limit is None:
+            return render(rows)
+        media = [has_media(row) for row in rows]
+        # The stock module truncates rows of text alone and puts the suffix back, which is exact. Rows with media it
+        # cuts through the image tokens, or it loses their suffix: those are made to fit before it sees them.
+        features = render(rows, truncation=not any(media))
+        lengths = features["attention_mask"].sum(dim=1).tolist()
+        if max(lengths) < limit or (any(media) and max(lengths) == limit):
+            return features
+        for index, row in enumerate(rows):
+            if media[index] and lengths[index] > limit:
+                rows[index] = self._shorten(row, index, limit, length)
+            elif not media[index] and lengths[index] >= limit:
+                self._check_room(row, index, limit, length)
+        return render(rows) if any(media) else features
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        """Save like the stock module, and state in the model's config which versions it needs."""
+        super().save(output_path, *args, **kwargs)
+        # Sentence Transformers writes this file first, but offers no other place to state requirements.
+        config_path = Path(output_path) / "config_sentence_transformers.json"
+        if config_path.exists():
+            config = json.loads(config_path.read_text(encoding="utf8"))
+            config["requirements"] = REQUIREMENTS
+            config_path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf8")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The class goes by the stock class's name, so pickle cannot find it by name.
+        return _new, (), self.__dict__
+
+    def _token_limit(self, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]) -> int | None:
+        """Longest row in tokens, from the most specific setting to the least, as the stock module looks it up."""
+        text_kwargs = self._merge_processing_kwargs(processing_kwargs).get("text", {})
+        if text_kwargs.get("truncation", True) is False:
+            return None
+        return text_kwargs.get("max_length") or kwargs.get("max_length") or self.max_seq_length
+
+    def _shorten(self, row: Any, index: int, limit: int, length: Any) -> Any:
+        """Cut the end of a row's text until the row has ``limit`` tokens."""
+        text = row.get("text") if isinstance(row, dict) else None
+        if not isinstance(text, str) or not text:
+            raise _too_long(index, length(row), limit, text_tokens=0)
+        offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+        keep = len(offsets)
+        total = length(row)
+        while total > limit:
+            keep -= total - limit
+            if keep < 0:
+                raise _too_long(index, total, limit, text_tokens=max(keep + total - limit, 0))
+            row = {**row, "text": text[: offsets[keep - 1][1]] if keep else ""}
+            total = length(row)
+        return row
+
+    def _check_room(self, row: Any, index: int, limit: int, length: Any) -> None:
+        """Refuse a limit that leaves no room for any text of a row beside its prompt."""
+        if isinstance(row, dict) and (fixed := length({**row, "text": ""})) >= limit:
+            raise _too_long(index, fixed, limit, text_tokens=0)
+
+
+# Saved as the stock class: `SentenceTransformer.save` writes the names that it finds here into modules.json.
+HierarchicalPromptTransformer.__module__ = Transformer.__module__
+HierarchicalPromptTransformer.__name__ = Transformer.__name__
+HierarchicalPromptTransformer.__qualname__ = Transformer.__qualname__
+
+
+def _new() -> HierarchicalPromptTransformer:
+    return HierarchicalPromptTransformer.__new__(HierarchicalPromptTransformer)
+
+
+def _untruncated(processing_kwargs: dict[str, Any] | None) -> dict[str, Any]:
+    processing_kwargs = processing_kwargs or {}
+    text_kwargs = {**processing_kwargs.get("text", {}), "truncation": False, "max_length": None}
+    return {**processing_kwargs, "text": text_kwargs}
+
+
+def _too_long(index: int, total: int, limit: int, *, text_tokens: int) -> ValueError:
+    return ValueError(
+        f"Input {index} of the batch: {total - text_tokens} tokens of images and prompt do not leave room within "
+        f"max_seq_length={limit}. Raise max_seq_length, lower image_tokens, or shorten the prompt; images and prompt "
+        "are never cut."
+    )
