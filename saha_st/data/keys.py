@@ -8,15 +8,16 @@ file, its bytes, its decoded pixels) has two keys and is encoded twice, but two 
 
 from __future__ import annotations
 
-import itertools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from PIL.Image import Image as PILImage
+
+from saha_st.data.cells import cell_parts, is_stored_image, stored_cells
 
 KEY_DTYPE = np.dtype("S32")  # 32 hexadecimal digits: NumPy's bytes drop trailing zero bytes, digits have none
 _PERSON = b"saha_st cell 1"  # changes whenever the recipe below does, so that old caches are missed, not misread
@@ -87,59 +88,27 @@ def column_keys(dataset: Dataset, column: str) -> np.ndarray:
         KeyError: The dataset has no such column.
         ValueError, FileNotFoundError, TypeError: As `cell_key`, with the row and the column in front.
     """
-    if column not in dataset.column_names:
-        raise KeyError(f"The dataset has no column {column!r}; it has {dataset.column_names}.")
-    stored = dataset.select_columns(column).with_format("arrow")
-    text_only = getattr(dataset.features[column], "dtype", None) in ("string", "large_string")
-    batches = stored.iter(batch_size=8192 if text_only else 256)  # image bytes are copied: keep their batches small
-    cells = itertools.chain.from_iterable(batch.column(column).to_pylist() for batch in batches)
-    return cell_keys(cells, name=f"column {column!r}")
+    return cell_keys(stored_cells(dataset, column), name=f"column {column!r}")
 
 
 def _key(cell: Any, files: dict[str, bytes]) -> bytes:
     """Hash the parts of a cell; `files` remembers the state of files, as one picture is often in many rows."""
-    digest = blake2b(digest_size=16, person=_PERSON)
-    parts = _parts(cell)
-    if not parts:
+    images, text = cell_parts(cell)
+    if not images and text is None:
         raise ValueError("the cell is empty: it has neither a text nor an image.")
-    for name, value in parts:
-        kind, content = _image(value, files) if name == "image" else (name, value.encode("utf-8", "surrogatepass"))
-        # The length keeps two different sequences of parts from spelling the same bytes.
+    parts = [_image(image, files) for image in images]
+    if text is not None:
+        parts.append(("text", text.encode("utf-8", "surrogatepass")))
+    digest = blake2b(digest_size=16, person=_PERSON)
+    for kind, content in parts:  # the length keeps two different sequences of parts from spelling the same bytes
         digest.update(f"{kind}:{len(content)}:".encode())
         digest.update(content)
     return digest.hexdigest().encode()
 
 
-def _parts(cell: Any) -> list[tuple[str, Any]]:
-    """Return the parts that are there as (name, value), images before the text, whatever the order of the mapping."""
-    if isinstance(cell, str):
-        return [("text", cell)]
-    if not isinstance(cell, Mapping) or _is_stored_image(cell):
-        return [("image", cell)] if _is_there(cell) else []
-    if unknown := sorted(set(cell) - {"image", "text"}):
-        raise TypeError(f"a cell has the parts 'image' and 'text'; found {unknown}.")
-    images, text = cell.get("image"), cell.get("text")
-    if text is not None and not isinstance(text, str):
-        raise TypeError(f"the part 'text' of a cell must be a string; found {type(text).__name__}.")
-    images = images if isinstance(images, (list, tuple)) else [images]
-    return [("image", image) for image in images if _is_there(image)] + [("text", text)] * (text is not None)
-
-
-def _is_stored_image(value: Any) -> bool:
-    """Recognise how Arrow stores `datasets.Image`, as opposed to a cell with parts."""
-    return isinstance(value, Mapping) and 0 < len(value) and set(value) <= {"bytes", "path"}
-
-
-def _is_there(image: Any) -> bool:
-    """Tell whether there is an image: one without bytes and path is how a struct of Arrow says `None`."""
-    if _is_stored_image(image):
-        return image.get("bytes") is not None or image.get("path") is not None
-    return image is not None
-
-
 def _image(image: Any, files: dict[str, bytes]) -> tuple[str, bytes]:
     """Return the kind of an image and the bytes that stand for it."""
-    if _is_stored_image(image):
+    if is_stored_image(image):
         image = image["path"] if image.get("bytes") is None else image["bytes"]
     if isinstance(image, (bytes, bytearray, memoryview)):
         return "bytes", bytes(image)
