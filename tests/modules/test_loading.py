@@ -156,8 +156,10 @@ def test_a_text_only_model_refuses_images_and_takes_text(tiny_mllm, image, tmp_p
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     model = load_embedder(str(tmp_path), device="cpu")
     assert model.encode_query(["stars"]).shape == (1, 32)
-    with pytest.raises(ValueError, match="'image', but this model takes only text"):
+    with pytest.raises(ValueError, match="'image' is not supported"):
         model.encode([image])
+    with pytest.raises(ValueError, match="'image', but this model takes only text"):
+        model.encode(["stars", image])
 
 
 def test_an_embedder_of_another_kind_keeps_its_own_pooling(tiny_mllm, tmp_path):

@@ -1,0 +1,289 @@
+"""Encode the columns of a dataset: each distinct input once, in shards on disk that a later run takes up again.
+
+A vector is stored under what it depends on: a folder per model and task (`vector_fingerprint`), and inside it the
+content key of the input (`data.keys`). So a run that was killed goes on where it stopped, two datasets share what
+they have in common, and vectors of another model, prompt or image resolution are never found.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import sentence_transformers
+import torch
+import transformers
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
+
+from saha_st.data.keys import KEY_DTYPE, column_keys
+
+logger = logging.getLogger(__name__)
+
+Task = Literal["query", "document"] | None
+
+SHARD_SIZE = 2048
+"""Inputs per file of the cache: what a kill costs at most."""
+
+
+@dataclass(frozen=True)
+class DistinctInputs:
+    """Which rows of a column hold the same input, in the order of their first row.
+
+    Attributes:
+        keys: Content keys of the distinct inputs, shape (distinct,).
+        first_row: The first row that holds each, shape (distinct,).
+        index_of_row: For every row the index of its input, shape (rows,).
+    """
+
+    keys: np.ndarray
+    first_row: np.ndarray
+    index_of_row: np.ndarray
+
+    @classmethod
+    def of(cls, dataset: Dataset, column: str) -> DistinctInputs:
+        """Read a column; no image is opened. Raises what `column_keys` raises."""
+        keys, first_row, index = np.unique(column_keys(dataset, column), return_index=True, return_inverse=True)
+        order = np.argsort(first_row, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        return cls(keys[order], first_row[order], rank[index])
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(frozen=True)
+class EncodedColumn:
+    """The vectors of a column, each distinct input once.
+
+    Attributes:
+        embeddings: Vectors of the distinct inputs, shape (distinct, dim), float32.
+        distinct: Which rows they belong to.
+    """
+
+    embeddings: np.ndarray
+    distinct: DistinctInputs
+
+    @property
+    def of_rows(self) -> np.ndarray:
+        """The vector of every row, shape (rows, dim)."""
+        return self.embeddings[self.distinct.index_of_row]
+
+
+def encode_column(
+    dataset: Dataset,
+    column: str,
+    model: SentenceTransformer,
+    *,
+    task: Task = None,
+    prompt: str | None = None,
+    distinct: DistinctInputs | None = None,
+    batch_size: int = 32,
+    cache_folder: str | os.PathLike[str] | None = None,
+    show_progress_bar: bool = True,
+) -> EncodedColumn:
+    """Encode a column of strings, images, or structs of both.
+
+    Args:
+        dataset: A map-style dataset.
+        column: Name of the column.
+        model: The embedder.
+        task: ``"query"`` and ``"document"`` encode as `encode_query` and `encode_document` do, None as `encode`.
+        prompt: Replaces the system level of the model's prompt.
+        distinct: The column's distinct inputs, where they are known already.
+        batch_size: Inputs per forward.
+        cache_folder: Where to keep the vectors, in shards that a later or repeated run reuses. None: in memory only.
+        show_progress_bar: Show a bar with the time left.
+
+    Raises:
+        KeyError: The dataset has no such column.
+        ValueError: An input that cannot be encoded or whose vector is not finite, with its row and column.
+        FileNotFoundError: An image file that does not exist, with its row; before anything is encoded.
+    """
+    distinct = distinct or DistinctInputs.of(dataset, column)
+    store = VectorStore(cache_folder, vector_fingerprint(model, task=task, prompt=prompt))
+    missing = np.flatnonzero(~store.contains(distinct.keys))
+    logger.info(
+        "Column %r: %d rows, %d distinct, %d to encode.",
+        column,
+        len(distinct.index_of_row),
+        len(distinct),
+        len(missing),
+    )
+    encode = _encoder(model, task, prompt, batch_size)
+    with tqdm(total=len(missing), desc=f"Encode {column}", unit="input", disable=not show_progress_bar) as bar:
+        for shard in _chunks(missing, SHARD_SIZE):
+            vectors = []
+            for part in _chunks(distinct.first_row[shard], 8 * batch_size):
+                vectors.append(_encode_rows(dataset, column, part, encode))
+                bar.update(len(part))
+            store.add(distinct.keys[shard], np.concatenate(vectors))
+    return EncodedColumn(store.get(distinct.keys), distinct)
+
+
+def vector_fingerprint(model: SentenceTransformer, *, task: Task = None, prompt: str | None = None) -> str:
+    """Name everything beside the input that a vector depends on.
+
+    Weights and their dtype, the modules' settings, chat template, processor, tokenizer, prompts, task, the requested
+    dimension, and the versions of the libraries that compute it.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
+    settings = {
+        "modules": [repr(module) if index else _input_settings(module) for index, module in enumerate(model)],
+        "prompts": model.prompts,
+        "default_prompt_name": model.default_prompt_name,
+        "truncate_dim": model.truncate_dim,
+        "task": task,
+        "prompt": prompt,
+        "versions": [sentence_transformers.__version__, transformers.__version__],
+    }
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def _input_settings(module: Any) -> dict[str, Any]:
+    """What the input module does to an input before the weights see it."""
+    processor, tokenizer = getattr(module, "processor", None), getattr(module, "tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = json.loads(backend.to_str()) if backend is not None else {"repr": repr(tokenizer)}
+    for state in ("truncation", "padding"):  # left over from the last call
+        vocabulary.pop(state, None)
+    return {
+        "config": module.get_config_dict() if hasattr(module, "get_config_dict") else repr(module),
+        "max_seq_length": getattr(module, "max_seq_length", None),
+        "chat_template": getattr(processor, "chat_template", None),
+        "image_processor": getattr(getattr(processor, "image_processor", None), "to_dict", dict)(),
+        "tokenizer": vocabulary,
+    }
+
+
+class VectorStore:
+    """Vectors by content key, in a folder of shards; without a folder, in memory.
+
+    A shard is two files, ``NAME.vectors.npy`` (inputs, dim) float32 and ``NAME.keys.npy`` (inputs,). Each is written
+    under a temporary name and renamed when it is complete, the keys last: a shard without keys does not exist.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str] | None, fingerprint: str) -> None:
+        self.folder = Path(folder) / fingerprint if folder is not None else None
+        self._keys = np.empty(0, dtype=KEY_DTYPE)
+        self._shards: list[np.ndarray] = []
+        self._order: np.ndarray | None = None
+        for keys_file in sorted(self.folder.glob("*.keys.npy")) if self.folder else ():
+            vectors_file = keys_file.with_name(keys_file.name.replace(".keys.", ".vectors."))
+            keys = np.load(keys_file, allow_pickle=False)
+            vectors = np.load(vectors_file, allow_pickle=False, mmap_mode="r")
+            self._append(keys, vectors)
+
+    def contains(self, keys: np.ndarray) -> np.ndarray:
+        """Tell for each key whether its vector is here, shape (keys,)."""
+        return np.isin(keys, self._keys)
+
+    def add(self, keys: np.ndarray, vectors: np.ndarray) -> None:
+        """Add vectors of shape (keys, dim); on disk before this returns, if the store has a folder."""
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            name = blake2b(keys.tobytes(), digest_size=8).hexdigest()
+            write_whole(self.folder / f"{name}.vectors.npy", lambda file: np.save(file, vectors, allow_pickle=False))
+            write_whole(self.folder / f"{name}.keys.npy", lambda file: np.save(file, keys, allow_pickle=False))
+        self._append(keys, vectors)
+
+    def get(self, keys: np.ndarray) -> np.ndarray:
+        """Return the vectors of ``keys``, shape (keys, dim), float32.
+
+        Raises:
+            KeyError: A key whose vector is not here.
+        """
+        if not len(keys):
+            return np.empty((0, 0), dtype=np.float32)
+        if not self.contains(keys).all():
+            raise KeyError(f"{int((~self.contains(keys)).sum())} of {len(keys)} inputs have no vector in the store.")
+        order = np.argsort(self._keys, kind="stable")
+        position = order[np.searchsorted(self._keys, keys, sorter=order)]
+        offsets = np.cumsum([0] + [len(shard) for shard in self._shards])
+        vectors = np.empty((len(keys), self._shards[0].shape[1]), dtype=np.float32)
+        for shard, start, stop in zip(self._shards, offsets, offsets[1:], strict=False):
+            inside = np.flatnonzero((position >= start) & (position < stop))
+            vectors[inside] = shard[position[inside] - start]
+        return vectors
+
+    def _append(self, keys: np.ndarray, vectors: np.ndarray) -> None:
+        self._keys = np.concatenate([self._keys, keys])
+        self._shards.append(vectors)
+
+
+def write_whole(path: Path, write: Callable[[Any], None]) -> None:
+    """Write a file so that it is there entirely or not at all, whatever happens in between.
+
+    Raises:
+        OSError: The disk is full, say; nothing is left behind, and an older file of that name is untouched.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _encoder(
+    model: SentenceTransformer, task: Task, prompt: str | None, batch_size: int
+) -> Callable[[list[Any]], np.ndarray]:
+    encode = {"query": model.encode_query, "document": model.encode_document, None: model.encode}[task]
+    options = {"batch_size": batch_size, "show_progress_bar": False} | (
+        {"prompt": prompt} if prompt is not None else {}
+    )
+    return lambda cells: np.asarray(encode(cells, **options), dtype=np.float32)
+
+
+def _encode_rows(
+    dataset: Dataset, column: str, rows: np.ndarray, encode: Callable[[list[Any]], np.ndarray]
+) -> np.ndarray:
+    """Encode some rows of a column; shape (rows, dim)."""
+    cells = dataset.select_columns(column)[rows.tolist()][column]
+    try:
+        vectors = encode(cells)
+    except ValueError as error:
+        row, reason = _culprit(cells, rows, encode, error)
+        raise ValueError(f"Row {row}, column {column!r}: {reason}") from error
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        raise ValueError(
+            f"Row {rows[~finite][0]}, column {column!r}: the vector is not finite (so are {int((~finite).sum())} of "
+            f"{len(rows)} in this batch). Half precision may overflow here: load the model in bfloat16 or float32."
+        )
+    return vectors
+
+
+def _culprit(cells: Sequence[Any], rows: np.ndarray, encode: Callable[..., Any], error: ValueError) -> tuple[Any, str]:
+    """Find the row that a failed batch is about, by encoding one after the other."""
+    for row, cell in zip(rows, cells, strict=True):
+        try:
+            encode([cell])
+        except ValueError as reason:
+            return row, str(reason).removeprefix("Input 0 of the batch: ")
+    return f"{rows[0]}..{rows[-1]}", str(error)
+
+
+def _chunks(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    return (array[start : start + size] for start in range(0, len(array), size))

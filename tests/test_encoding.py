@@ -1,0 +1,203 @@
+"""Encoding a column: each distinct input once, and a cache that is never taken for more than it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from saha_st import encoding
+from saha_st.encoding import VectorStore, encode_column, vector_fingerprint, write_whole
+from saha_st.prompts import HierarchicalPrompt
+
+
+@pytest.fixture
+def encoded_inputs(embedder, monkeypatch) -> list:
+    """Collects every input that reaches the model."""
+    seen = []
+    preprocess = embedder.preprocess
+    monkeypatch.setattr(embedder, "preprocess", lambda inputs, **kw: seen.extend(inputs) or preprocess(inputs, **kw))
+    return seen
+
+
+def texts(values: list[str]) -> Dataset:
+    return Dataset.from_dict({"anchor": values})
+
+
+QUIET = {"show_progress_bar": False}
+
+
+def test_each_distinct_input_is_encoded_once_and_rows_find_their_vector(embedder, encoded_inputs):
+    dataset = texts(["b", "a", "b", "c", "a"])
+    column = encode_column(dataset, "anchor", embedder, task="query", **QUIET)
+    assert sorted(encoded_inputs) == ["a", "b", "c"]
+    assert column.distinct.index_of_row.tolist() == [0, 1, 0, 2, 1]
+    expected = embedder.encode_query(["b", "a", "c"])
+    np.testing.assert_allclose(column.embeddings, expected, atol=1e-6)
+
+
+def test_structs_of_image_and_text_with_missing_parts_are_encoded(embedder, tmp_path):
+    Image.radial_gradient("L").resize((32, 32)).save(tmp_path / "a.png")
+    cells = [
+        {"image": str(tmp_path / "a.png"), "text": "x"},
+        {"image": None, "text": "x"},
+        {"image": str(tmp_path / "a.png"), "text": None},
+    ]
+    features = {"anchor": {"image": ImageFeature(), "text": Value("string")}}
+    dataset = Dataset.from_list([{"anchor": cell} for cell in cells], features=Features(features))
+    column = encode_column(dataset, "anchor", embedder, task="document", **QUIET)
+    image = Image.open(tmp_path / "a.png")
+    expected = embedder.encode_document([{"image": image, "text": "x"}, {"text": "x"}, {"image": image}])
+    np.testing.assert_allclose(column.embeddings, expected, atol=1e-6)
+
+
+def test_a_second_run_encodes_only_what_is_new(embedder, encoded_inputs, tmp_path):
+    first = encode_column(texts(["a", "b"]), "anchor", embedder, cache_folder=tmp_path, **QUIET)
+    encoded_inputs.clear()
+    second = encode_column(texts(["b", "new", "a"]), "anchor", embedder, cache_folder=tmp_path, **QUIET)
+    assert encoded_inputs == ["new"]
+    np.testing.assert_array_equal(second.embeddings[[2, 0]], first.embeddings)
+
+
+def test_everything_that_changes_a_vector_changes_the_fingerprint(embedder):
+    def fingerprint(**kwargs):
+        return vector_fingerprint(embedder, **kwargs)
+
+    unused = fingerprint()
+    embedder.encode(["a text"])
+    assert fingerprint() == unused
+    seen = [fingerprint(), fingerprint(task="query"), fingerprint(task="document"), fingerprint(prompt="x")]
+    embedder[0].max_seq_length = 77
+    seen.append(fingerprint())
+    embedder[0].processor.image_processor.size = {"shortest_edge": 1024, "longest_edge": 2048}
+    seen.append(fingerprint())
+    embedder[0].prompt = HierarchicalPrompt(system="Other.")
+    seen.append(fingerprint())
+    next(embedder[0].parameters()).data.reshape(-1)[0] += 1e-3
+    seen.append(fingerprint())
+    embedder.half()
+    seen.append(fingerprint())
+    assert len(set(seen)) == len(seen) == 9
+    assert fingerprint() == seen[-1]
+
+
+def test_a_killed_run_keeps_its_whole_shards(embedder, encoded_inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "SHARD_SIZE", 4)
+    dataset = texts([f"text {i}" for i in range(10)])
+    original = encoding._encode_rows
+
+    def stop_at_the_third_shard(*args, **kwargs):
+        if 8 in args[2]:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(encoding, "_encode_rows", stop_at_the_third_shard)
+    with pytest.raises(KeyboardInterrupt):
+        encode_column(dataset, "anchor", embedder, cache_folder=tmp_path, **QUIET)
+    monkeypatch.setattr(encoding, "_encode_rows", original)
+    encoded_inputs.clear()
+    resumed = encode_column(dataset, "anchor", embedder, cache_folder=tmp_path, **QUIET)
+    assert sorted(encoded_inputs) == ["text 8", "text 9"]
+    unbroken = encode_column(dataset, "anchor", embedder, **QUIET)
+    np.testing.assert_allclose(resumed.embeddings, unbroken.embeddings, atol=1e-6)
+
+
+def test_a_full_disk_leaves_nothing_that_could_be_taken_for_whole(tmp_path, monkeypatch):
+    store = VectorStore(tmp_path, "model")
+    keys = np.array([b"0" * 32, b"1" * 32], dtype="S32")
+    vectors = np.ones((2, 3), dtype=np.float32)
+
+    for failing in ("vectors", "keys"):
+        save = np.save
+
+        def full(file, array, failing=failing, save=save, **kwargs):
+            if (array.dtype == np.float32) == (failing == "vectors"):
+                file.write(b"half")
+                raise OSError(errno.ENOSPC, "No space left on device")
+            save(file, array, **kwargs)
+
+        monkeypatch.setattr(np, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.add(keys, vectors)
+        monkeypatch.setattr(np, "save", save)
+        assert not VectorStore(tmp_path, "model").contains(keys).any()
+        assert not [file for file in tmp_path.rglob("*") if file.name.startswith(".")]
+    store.add(keys, vectors)
+    np.testing.assert_array_equal(VectorStore(tmp_path, "model").get(keys[::-1]), vectors)
+    assert not VectorStore(tmp_path, "other").contains(keys).any()
+
+
+def test_writing_over_a_file_keeps_the_old_one_when_it_fails(tmp_path):
+    (tmp_path / "file").write_bytes(b"old")
+
+    def fail(file):
+        file.write(b"ne")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        write_whole(tmp_path / "file", fail)
+    assert (tmp_path / "file").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_an_input_that_fails_is_named_by_row_and_column(embedder, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    dataset = Dataset.from_dict({"anchor": ["x"] * 3, "image": [str(tmp_path / "broken.png")] * 3})
+    cells = [{"text": "fine"}, {"text": "fine"}, {"image": str(tmp_path / "broken.png")}]
+    dataset = Dataset.from_list([{"anchor": cell} for cell in cells])
+    with pytest.raises(ValueError, match=r"Row 2, column 'anchor': .*broken\.png' cannot be read"):
+        encode_column(dataset, "anchor", embedder, **QUIET)
+
+
+def test_a_vector_that_is_not_finite_is_refused_with_its_row(embedder, tmp_path):
+    embedder[0].model.language_model.norm.weight.data.fill_(float("nan"))
+    with pytest.raises(ValueError, match="Row 0, column 'anchor': the vector is not finite"):
+        encode_column(texts(["a", "b"]), "anchor", embedder, cache_folder=tmp_path, **QUIET)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+KILLED = """
+import sys, time
+from datasets import Dataset
+from saha_st import encoding
+from saha_st.modules import load_embedder
+encoding.SHARD_SIZE = 32
+encode_rows = encoding._encode_rows
+def slowly(*args):
+    time.sleep(float(sys.argv[3]))
+    return encode_rows(*args)
+encoding._encode_rows = slowly
+model = load_embedder(sys.argv[1], device="cpu")
+dataset = Dataset.from_dict({"anchor": [f"text number {i}" for i in range(320)]})
+column = encoding.encode_column(dataset, "anchor", model, task="query", batch_size=4, cache_folder=sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_with_sigkill_resumes_to_the_same_vectors(tiny_mllm, embedder, encoded_inputs, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tiny_mllm), str(tmp_path), "0.3"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 180
+    while len(list(Path(tmp_path).rglob("*.keys.npy"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = len(list(Path(tmp_path).rglob("*.keys.npy")))
+    assert 3 <= done < 10
+    dataset = Dataset.from_dict({"anchor": [f"text number {i}" for i in range(320)]})
+    resumed = encode_column(dataset, "anchor", embedder, task="query", batch_size=4, cache_folder=tmp_path, **QUIET)
+    assert len(encoded_inputs) == 320 - 32 * done
+    encoded_inputs.clear()
+    unbroken = encode_column(dataset, "anchor", embedder, task="query", batch_size=4, **QUIET)
+    assert len(encoded_inputs) == 320
+    np.testing.assert_allclose(resumed.embeddings, unbroken.embeddings, atol=1e-6)
