@@ -1,0 +1,283 @@
+"""InfoNCE over clusters in which every positive is everybody else's hard negative, without false negatives.
+
+Gradient caching, embedding and mini-batches are Sentence Transformers'. What is added is what clusters need: the same
+document recurs in a batch (as somebody else's positive, or in another cluster), and as a negative it would be pushed
+away from the very anchor that it answers. Which documents these are is known from the ``label`` column.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+import torch
+import tqdm
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
+from torch import Tensor
+from torch.nn.functional import cross_entropy, normalize
+
+from saha_st.losses.known_pairs import KnownPairs
+
+logger = logging.getLogger(__name__)
+
+
+class SaHaLoss(CachedMultipleNegativesRankingLoss):
+    """InfoNCE over all documents of the (global) batch, cached, with known and likely false negatives masked.
+
+    For anchor i the loss is the cross entropy of its positive against every other document of the batch, which are the
+    positives of all other rows and, if there are further columns, all hard negatives. Of these are left out:
+
+    * every document that the batch itself shows to be a positive of anchor i, according to ``label``: the same
+      document again, other positives of the same anchor, and these where they belong to another anchor;
+    * with ``false_negative_margin``, every document whose cosine with anchor i exceeds the positive's by more than
+      this margin.
+
+    The anchor's own positive is never masked. Cosines are computed in float32 even if the model runs in bfloat16: at a
+    scale of 50, rounding to bfloat16 would move a logit by up to 0.1.
+
+    With ``gather_across_devices`` every process contrasts its own anchors with the documents of all processes.
+    Averaged over the processes, as DistributedDataParallel does with gradients, loss and gradients are those of one
+    process with the whole batch. All processes need the same number of rows, which
+    :class:`~saha_st.samplers.ClusterBatchSampler` sees to.
+
+    Args:
+        model: The model to train.
+        scale: Factor of the cosines, 1 / temperature. The paper's temperature is 0.02.
+        mini_batch_size: Rows that are embedded, and rows of the score matrix that are computed, at a time. Bounds the
+            memory; has no influence on the result.
+        mini_batch_num_tokens: If given, mini-batches for embedding are filled by tokens instead; images count as their
+            placeholder tokens.
+        gather_across_devices: Whether documents of all processes are negatives.
+        false_negative_margin: Mask documents with a cosine above the positive's plus this margin; cosine units, before
+            the scale. None masks none. Qwen3-VL-Embedding uses 0.1.
+        mask_duplicates: Whether to mask known positives by ``label``.
+        show_progress_bar: Whether to show a progress bar over the mini-batches.
+
+    Raises:
+        ValueError: ``scale``, ``mini_batch_size`` or ``false_negative_margin`` is out of range; on a batch, the label
+            is neither one number a row nor three.
+
+    References:
+        - From Generator to Embedder: https://huggingface.co/papers/2508.00955
+        - Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup: https://huggingface.co/papers/2101.06983
+
+    Requirements:
+        1. A dataset mined with :func:`~saha_st.mining.mine_saha_clusters`, its rows in cluster order.
+        2. Whole clusters in a batch: :class:`~saha_st.samplers.ClusterBatchSampler` as ``batch_sampler``.
+
+    Inputs:
+        +-------------------------------------------------+-----------------------------+
+        | Columns                                         | Labels                      |
+        +=================================================+=============================+
+        | (anchor, positive) pairs                        | [cluster, anchor, positive] |
+        +-------------------------------------------------+-----------------------------+
+        | (anchor, positive, negative_1, ..., negative_n) | [cluster, anchor, positive] |
+        +-------------------------------------------------+-----------------------------+
+        | any of these                                    | none                        |
+        +-------------------------------------------------+-----------------------------+
+
+        Without labels, or with labels of one number a row, duplicates are not known and hence not masked.
+
+    Relations:
+        - Without masks, and in batches without duplicates, it equals ``CachedMultipleNegativesRankingLoss`` of the
+          same scale.
+
+    Example:
+        ::
+
+            from saha_st import ClusterBatchSampler, SaHaLoss, load_embedder, mine_saha_clusters
+            from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+
+            model = load_embedder("Qwen/Qwen2-VL-2B-Instruct")
+            train_dataset = mine_saha_clusters(pairs, model)
+            args = SentenceTransformerTrainingArguments(
+                output_dir="saha",
+                per_device_train_batch_size=256,
+                batch_sampler=ClusterBatchSampler,
+                router_mapping={"anchor": "query", "positive": "document"},
+            )
+            loss = SaHaLoss(model, mini_batch_size=4)
+            SentenceTransformerTrainer(model=model, args=args, train_dataset=train_dataset, loss=loss).train()
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        scale: float = 50.0,
+        mini_batch_size: int = 32,
+        mini_batch_num_tokens: int | None = None,
+        gather_across_devices: bool = False,
+        false_negative_margin: float | None = None,
+        mask_duplicates: bool = True,
+        show_progress_bar: bool = False,
+    ) -> None:
+        if mini_batch_size < 1:
+            raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}.")
+        if false_negative_margin is not None and not math.isfinite(false_negative_margin):
+            raise ValueError(
+                f"false_negative_margin must be a finite difference of cosines or None, got {false_negative_margin}."
+            )
+        super().__init__(
+            model,
+            scale=scale,
+            mini_batch_size=mini_batch_size,
+            mini_batch_num_tokens=mini_batch_num_tokens,
+            gather_across_devices=gather_across_devices,
+            show_progress_bar=show_progress_bar,
+        )
+        self.false_negative_margin = false_negative_margin
+        self.mask_duplicates = mask_duplicates
+        self._metric_sums: dict[str, Tensor] = {}
+        self._metric_rows = 0
+        self._warned_of_missing_labels = False
+
+    def calculate_loss(
+        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
+    ) -> Tensor:
+        """Compute the loss from the embeddings of all mini-batches, ``mini_batch_size`` rows of scores at a time.
+
+        Args:
+            reps: For each column its mini-batches of embeddings, each of shape (mini-batch, dim).
+            labels: [cluster, anchor, positive] of each row, shape (rows, 3); other shapes count as none.
+            with_backward: Back-propagate to ``reps``, and return the loss detached.
+
+        Returns:
+            The mean loss of this process's rows, a scalar.
+        """
+        anchors = torch.cat(reps[0])  # (rows, dim)
+        columns = [torch.cat(column) for column in reps[1:]]  # each (rows, dim)
+        labels = self._checked_labels(labels, rows=len(anchors))
+        first = 0
+        if self.gather_across_devices:
+            columns = [all_gather_with_grad(column) for column in columns]  # each (rows of all processes, dim)
+            labels = None if labels is None else all_gather(labels.to(anchors.device).contiguous())
+            first = get_rank() * len(anchors)
+        known = None if labels is None else KnownPairs.of(labels.to(anchors.device))
+        with torch.autocast(anchors.device.type, enabled=False):
+            return self._contrast(_unit(anchors), _unit(torch.cat(columns)), known, first, with_backward)
+
+    def pop_metrics(self) -> dict[str, Tensor]:
+        """Averages over the rows trained on since the last call, on this process; empty if there were none.
+
+        Each value is a scalar tensor, so that nothing waits for the device before a value is read:
+
+        * ``positive_cosine``: cosine of anchor and own positive;
+        * ``hardest_negative_cosine``: the largest cosine of an anchor with a negative that is not masked, or -1;
+        * ``in_batch_accuracy``: how often the own positive beats that negative;
+        * ``masked_share``: share of the other documents that is masked.
+
+        Evaluation leaves them alone. ``trainer.track_loss_components(loss.pop_metrics())`` after each step logs them
+        beside the loss.
+        """
+        metrics = {name: total / self._metric_rows for name, total in self._metric_sums.items()}
+        self._metric_sums, self._metric_rows = {}, 0
+        return metrics
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """The arguments, for the model card."""
+        return {
+            "scale": self.scale,
+            "mini_batch_size": self.mini_batch_size,
+            "mini_batch_num_tokens": self.mini_batch_num_tokens,
+            "gather_across_devices": self.gather_across_devices,
+            "false_negative_margin": self.false_negative_margin,
+            "mask_duplicates": self.mask_duplicates,
+        }
+
+    @property
+    def citation(self) -> str:
+        """BibTeX of the paper, and of gradient caching."""
+        return _CITATION + super().citation
+
+    def _contrast(
+        self, anchors: Tensor, documents: Tensor, known: KnownPairs | None, first: int, with_backward: bool
+    ) -> Tensor:
+        """The loss of unit vectors (rows, dim) and (documents, dim), where row i's positive is document first + i."""
+        sources = anchors, documents
+        if with_backward:
+            # Chunks back-propagate into leaves, and these once into the mini-batches: behind the documents there is a
+            # collective, which must not run for every chunk.
+            anchors, documents = (source.detach().requires_grad_() for source in sources)
+        rows = len(anchors)
+        total = anchors.new_zeros(())
+        chunks = range(0, rows, self.mini_batch_size)
+        for begin in tqdm.tqdm(chunks, desc="Calculating loss", disable=not self.show_progress_bar):
+            end = min(begin + self.mini_batch_size, rows)
+            own = torch.arange(first + begin, first + end, device=anchors.device)  # (chunk,)
+            cosines = anchors[begin:end] @ documents.T  # (chunk, documents)
+            masked = self._false_negatives(cosines.detach(), own, known)
+            logits = (cosines * self.scale).masked_fill(masked, -torch.inf)
+            loss = cross_entropy(logits, own, reduction="sum") / rows
+            if with_backward:
+                loss.backward()
+                loss = loss.detach()
+                self._observe(cosines.detach(), masked, own)
+            total = total + loss
+        if with_backward:
+            torch.autograd.backward(sources, (anchors.grad, documents.grad))
+        return total
+
+    def _false_negatives(self, cosines: Tensor, own: Tensor, known: KnownPairs | None) -> Tensor:
+        """Which documents are no negatives of which row, shape (chunk, documents); never the row's own positive."""
+        masked = torch.zeros_like(cosines, dtype=torch.bool)
+        if known is not None:
+            masked[:, : len(known.positives)] = known.lookup(own)  # the further columns are hard negatives
+        if self.false_negative_margin is not None:
+            masked |= cosines > cosines.gather(1, own[:, None]) + self.false_negative_margin
+        return masked.scatter(1, own[:, None], False)
+
+    def _observe(self, cosines: Tensor, masked: Tensor, own: Tensor) -> None:
+        """Add a chunk to the metrics; all of shape (chunk, documents) but ``own``, (chunk,)."""
+        positive = cosines.gather(1, own[:, None]).squeeze(1)
+        negatives = cosines.masked_fill(masked, -1.0).scatter(1, own[:, None], -1.0)
+        hardest = negatives.amax(dim=1)
+        sums = {
+            "positive_cosine": positive.sum(),
+            "hardest_negative_cosine": hardest.sum(),
+            "in_batch_accuracy": (positive > hardest).sum().to(cosines.dtype),
+            "masked_share": masked.sum() / max(cosines.shape[1] - 1, 1),
+        }
+        self._metric_sums = {name: self._metric_sums.get(name, 0) + value for name, value in sums.items()}
+        self._metric_rows += len(own)
+
+    def _checked_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
+        """Labels of shape (rows, 3), or None if duplicates are not to be masked or not known."""
+        if not self.mask_duplicates:
+            return None
+        if labels is None or labels.ndim == 1:
+            if not self._warned_of_missing_labels:
+                logger.warning(
+                    "There is no label [cluster, anchor, positive], so duplicates in a batch are trained as "
+                    "negatives. Mine the dataset with mine_saha_clusters, or pass mask_duplicates=False to say that "
+                    "there are none."
+                )
+                self._warned_of_missing_labels = True
+            return None
+        if labels.shape != (rows, 3) or labels.is_floating_point():
+            raise ValueError(
+                f"Labels must be three integers for each of the {rows} rows, [cluster, anchor, positive], but have "
+                f"shape {tuple(labels.shape)} and type {labels.dtype}. Use a dataset from mine_saha_clusters, or pass "
+                "mask_duplicates=False."
+            )
+        return labels
+
+
+def _unit(vectors: Tensor) -> Tensor:
+    """Rows of length 1, in float32 or better."""
+    return normalize(vectors.to(torch.promote_types(vectors.dtype, torch.float32)), dim=1)
+
+
+_CITATION = """
+@misc{ju2025generator,
+    title={From Generator to Embedder: Harnessing Innate Abilities of Multimodal LLMs via Building Universal
+           Discriminative Embedding Model},
+    author={Yeong-Joon Ju and Seong-Whan Lee},
+    year={2025},
+    eprint={2508.00955},
+    archivePrefix={arXiv},
+    url={https://arxiv.org/abs/2508.00955},
+}
+"""
