@@ -141,7 +141,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
 
         Args:
             reps: For each column its mini-batches of embeddings, each of shape (mini-batch, dim).
-            labels: [cluster, anchor, positive] of each row, shape (rows, 3); other shapes count as none.
+            labels: [cluster, anchor, positive] of each row, shape (rows, 3). None or one number a row show no pairs.
             with_backward: Back-propagate to ``reps``, and return the loss detached.
 
         Returns:

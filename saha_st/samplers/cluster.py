@@ -90,7 +90,7 @@ class ClusterBatchSampler(DefaultBatchSampler):
         if self.dropped_rows > _WARN_ABOVE_DROPPED_SHARE * self.plan.num_rows:
             logger.warning(
                 "Each epoch leaves out %d of %d rows: the clusters (%s) do not pack well into batches of %d rows. "
-                "batch_size=%s would use more of them.",
+                "A multiple of the most frequent size packs better: batch_size=%s.",
                 self.dropped_rows,
                 self.plan.num_rows,
                 describe_counts(count_of_size),

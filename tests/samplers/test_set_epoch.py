@@ -37,6 +37,12 @@ def test_a_resumed_epoch_goes_on_with_its_own_order_however_the_sampler_is_wrapp
     assert rows(skipping) == expected[2:]
 
 
+def test_two_wrappers_are_unwrapped():
+    loader = skip_first_batches(prepared(2), 2)
+    SetEpochCallback().on_epoch_begin(None, TrainerState(epoch=3.5), None, train_dataloader=loader)
+    assert loader.batch_sampler.batch_sampler.batch_sampler.epoch == 3
+
+
 def test_a_run_that_has_just_begun_is_in_epoch_zero():
     loader = prepared(2)
     loader.batch_sampler.batch_sampler.set_epoch(5)
