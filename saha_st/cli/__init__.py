@@ -1,0 +1,69 @@
+"""``saha-st``: one command a file, each of which translates its flags into one public call."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+
+from saha_st import __version__
+from saha_st.cli import data, encode, mine, quickstart, train
+
+COMMANDS = (quickstart, encode, mine, train, data)
+
+# What a user can put right: shown as one line. Anything else is a defect, and keeps its traceback.
+_EXPECTED = (ValueError, KeyError, FileNotFoundError, FileExistsError, ImportError, OSError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = build_parser()
+    args, extra = parser.parse_known_args(argv)
+    if extra and not args.takes_extra:
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("saha_st").setLevel(logging.WARNING if args.quiet else logging.INFO)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after tokenizers ran
+    try:
+        return args.run(args, extra) if args.takes_extra else args.run(args)
+    except KeyboardInterrupt:
+        print("saha-st: interrupted", file=sys.stderr)
+        return 130
+    except _EXPECTED as error:
+        if args.traceback:
+            raise
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f"saha-st {args.command}: error: {message}", file=sys.stderr)
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands; imports nothing heavy."""
+    parser = argparse.ArgumentParser(
+        prog="saha-st", description="Turn a generative multimodal LLM into a universal embedder."
+    )
+    parser.add_argument("--version", action="version", version=f"saha-st {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--quiet", action="store_true", help="log warnings only")
+    common.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    for command in COMMANDS:
+        sub = commands.add_parser(
+            command.NAME,
+            help=command.HELP,
+            description=command.__doc__,
+            parents=[common],
+            formatter_class=_HelpFormatter,
+        )
+        sub.set_defaults(run=command.run, takes_extra=getattr(command, "TAKES_EXTRA", False))
+        command.add_arguments(sub)
+    return parser
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are written, and the default of every argument that has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, False) else super()._get_help_string(action)

@@ -1,0 +1,61 @@
+"""Mine mutually hard clusters from pairs, with the model itself.
+
+Writes clusters.parquet (row, cluster, anchor, positive) and mining.json (settings and counts) to --output_dir, and
+keeps the vectors in --cache_folder, so that a killed run goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from saha_st.cli.options import add_model_arguments, add_pairs_arguments, load_model, load_source
+
+NAME = "mine"
+HELP = "mine hard-negative clusters from pairs"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    add_pairs_arguments(parser)
+    add_model_arguments(parser)
+    parser.add_argument("--output_dir", required=True, help="folder for clusters.parquet and mining.json")
+    parser.add_argument("--num_negatives", type=int, default=15, help="mates of a full cluster")
+    parser.add_argument(
+        "--pool_multiplier", type=int, default=3, help="2 x num_negatives x this many documents are looked at"
+    )
+    parser.add_argument("--no_owner_filter", action="store_true", help="for classification: keep the nearest instead")
+    parser.add_argument(
+        "--max_owner_similarity", type=float, help="beyond the paper: drop owners more similar than this"
+    )
+    parser.add_argument("--relative_margin", type=float, help="beyond the paper: as in mine_hard_negatives")
+    parser.add_argument("--batch_size", type=int, default=32, help="inputs per forward")
+    parser.add_argument("--use_faiss", action="store_true", help="search with FAISS")
+    parser.add_argument("--faiss_index", help='approximate index, such as "IVF1024,Flat"')
+    parser.add_argument("--cache_folder", help="where vectors are kept; OUTPUT_DIR/vectors if not given")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Load pairs and model, mine, write."""
+    from saha_st.mining import find_saha_clusters
+
+    output_dir = Path(args.output_dir)
+    if (output_dir / "mining.json").exists():
+        raise FileExistsError(
+            f"{str(output_dir)!r} holds a mining result already. Remove it or choose another folder."
+        )
+    source = load_source(args, owner_filter=not args.no_owner_filter)
+    names = ("num_negatives", "pool_multiplier", "max_owner_similarity", "relative_margin", "batch_size", "use_faiss")
+    mined = find_saha_clusters(
+        source.dataset,
+        load_model(args),
+        owner_filter=source.owner_filter,
+        faiss_index=args.faiss_index,
+        cache_folder=args.cache_folder or output_dir / "vectors",
+        show_progress_bar=not args.quiet,
+        **{name: getattr(args, name) for name in names},
+    )
+    mined.save(output_dir)
+    print(json.dumps(mined.statistics, indent=2))
+    return 0

@@ -1,0 +1,65 @@
+"""Arguments that several commands share, so that they are called and explained the same everywhere."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
+    """``--model`` and how to load it."""
+    parser.add_argument(
+        "--model",
+        dest="model_name_or_path",
+        default=default,
+        required=default is None,
+        help="Hub id, folder, or one of the embedded saha-tiny-base and saha-tiny",
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the model")
+    parser.add_argument("--device", help="torch device; the best available if not given")
+    parser.add_argument("--dtype", help="weights' dtype, such as bfloat16; the checkpoint's if not given")
+    parser.add_argument("--image_tokens", type=int, nargs=2, metavar=("MIN", "MAX"), help="tokens per image")
+    parser.add_argument("--max_seq_length", type=int, help="longest input in tokens, images and prompt included")
+
+
+def load_model(args: argparse.Namespace) -> Any:
+    """Load the model that `add_model_arguments` describes."""
+    from saha_st.modules import load_embedder
+
+    return load_embedder(
+        args.model_name_or_path,
+        device=args.device,
+        revision=args.revision,
+        image_tokens=tuple(args.image_tokens) if args.image_tokens else None,
+        max_seq_length=args.max_seq_length,
+        model_kwargs={"dtype": args.dtype} if args.dtype else {},
+    )
+
+
+def add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where pairs come from; the fields of `saha_st.training.DataConfig`."""
+    parser.add_argument("path", help="pairs: Hub dataset, folder, or a .parquet, .jsonl, .csv or .tsv file")
+    parser.add_argument(
+        "--format", choices=("pairs", "mmeb"), default="pairs", help="mmeb: TIGER-Lab/MMEB-train's layout"
+    )
+    parser.add_argument("--subset", help="configuration of the dataset; the MMEB subset")
+    parser.add_argument("--split", help="split of the dataset")
+    parser.add_argument("--anchor", default="anchor", help="column of the anchors")
+    parser.add_argument("--positive", default="positive", help="column of the positives")
+    parser.add_argument("--image_root", help="folder that relative image paths are under")
+    parser.add_argument("--max_rows", type=int, help="take at most so many rows")
+
+
+def load_source(args: argparse.Namespace, *, owner_filter: bool = True, seed: int = 0) -> Any:
+    """Load the pairs that `add_pairs_arguments` describes, as one `PairSource`."""
+    from saha_st.training import DataConfig
+    from saha_st.training.sources import load_sources
+
+    names = ("path", "format", "subset", "split", "anchor", "positive", "image_root", "max_rows")
+    config = DataConfig(**{name: getattr(args, name) for name in names}, owner_filter=owner_filter)
+    sources = load_sources((config,), seed=seed)
+    if len(sources) > 1:
+        raise ValueError(
+            f"{args.path!r} has {len(sources)} subsets; choose one with --subset: {[s.name for s in sources]}."
+        )
+    return sources[0]

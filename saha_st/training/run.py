@@ -1,0 +1,270 @@
+"""Train an embedder on mutually hard clusters: load, mine, train, merge, save, verify.
+
+Everything that trains is stock: `SentenceTransformerTrainer` and its arguments, PEFT, accelerate. What is ours comes
+in through their doors: the clusters, the samplers, the loss, and the assertion that training reads its inputs exactly
+as inference does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from sentence_transformers.base.evaluation import BaseEvaluator
+from transformers import TrainerCallback
+
+from saha_st.encoding import DistinctInputs
+from saha_st.losses import SaHaLoss
+from saha_st.mining.miner import MinedClusters, find_saha_clusters
+from saha_st.modules import load_embedder
+from saha_st.samplers import ClusterBatchSampler, SameTaskBatchSampler, SetEpochCallback
+from saha_st.training.adapters import add_adapter, freeze_vision, log_trainable, merge_adapter
+from saha_st.training.checkpoints import last_whole_checkpoint, open_output_dir
+from saha_st.training.config import RunConfig
+from saha_st.training.evaluator import PairRetrievalEvaluator
+from saha_st.training.sources import PairSource, load_sources
+
+logger = logging.getLogger(__name__)
+
+ROUTER_MAPPING = {"anchor": "query", "positive": "document", "negative": "document"}
+"""Which side of the prompt each column is read with; without it, training would render queries like documents."""
+
+FINAL = "final"
+"""Folder under the run's output that holds the trained, merged model."""
+
+
+def train(
+    config: RunConfig, *, resume: bool = False, evaluator: BaseEvaluator | None = None, callbacks: tuple = ()
+) -> SentenceTransformer:
+    """Train an embedder.
+
+    Args:
+        config: The run.
+        resume: Go on with a run that was interrupted, to the same result.
+        evaluator: Evaluated when the trainer evaluates, beside ``config.eval_data``.
+        callbacks: Further trainer callbacks.
+
+    Returns:
+        The trained model, adapters merged. It is saved in ``<output_dir>/final``, in stock modules only.
+
+    Raises:
+        FileExistsError: The output folder is not empty, and ``resume`` is False.
+        ValueError: Settings that cannot work, data that cannot be used, or a resumed run with another config; all
+            before the first step.
+        RuntimeError: Training would not read its inputs as inference does, or the saved model gives other vectors.
+
+    Source: Ju & Lee, arXiv 2508.00955, section 4.1 for the settings of the recipes.
+    """
+    args = training_arguments(config)
+    folder = open_output_dir(config, resume=resume)
+    sources = load_sources(config.data, seed=args.seed)
+    model = load_embedder(
+        config.model,
+        prompt=config.prompt,
+        image_tokens=config.image_tokens,
+        max_seq_length=config.max_seq_length,
+        model_kwargs=dict(config.model_kwargs),
+    )
+    datasets = {source.name: _clustered(source, model, config, folder) for source in sources}
+    choose_trainable(model, config, seed=args.seed)
+    trainer = _trainer(config, args, model, datasets, _evaluators(config, evaluator, args), callbacks)
+    check_rendering(trainer, datasets)
+    checkpoint = last_whole_checkpoint(folder) if resume else None
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if trainer.is_world_process_zero():
+        merge_adapter(model)
+        save_verified(model, folder / FINAL, probe=next(iter(datasets.values()))[0]["anchor"])
+    return model
+
+
+def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArguments:
+    """The arguments of the stock trainer: the user's, and defaults where an embedder needs other ones.
+
+    Raises:
+        ValueError: A key that `SentenceTransformerTrainingArguments` does not know, or a batch smaller than a cluster.
+    """
+    known = {item.name for item in fields(SentenceTransformerTrainingArguments)}
+    for key in config.training:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise ValueError(
+                f"training: unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help.")
+            )
+    on_cpu = bool(config.training.get("use_cpu")) or not torch.cuda.is_available()
+    defaults = {
+        "per_device_train_batch_size": 64,
+        "learning_rate": 5e-5,
+        "bf16": not on_cpu and torch.cuda.is_bf16_supported(),
+        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "dataloader_drop_last": True,
+        "logging_steps": 10,
+        "report_to": "none",
+        "router_mapping": ROUTER_MAPPING,
+    }
+    if config.eval_data:
+        defaults["eval_strategy"] = "epoch"
+    if config.mining is not None:
+        defaults |= {"batch_sampler": ClusterBatchSampler}
+    defaults |= {"multi_dataset_batch_sampler": SameTaskBatchSampler}
+    args = SentenceTransformerTrainingArguments(**{**defaults, **config.training, "output_dir": config.output_dir})
+    if config.mining is not None and args.per_device_train_batch_size < config.mining.num_negatives + 1:
+        raise ValueError(
+            f"training.per_device_train_batch_size={args.per_device_train_batch_size} is smaller than a cluster of "
+            f"num_negatives + 1 = {config.mining.num_negatives + 1} pairs. Raise it, or lower mining.num_negatives; "
+            "memory is bounded by loss.mini_batch_size, not by the batch size."
+        )
+    if args.gradient_accumulation_steps > 1:
+        logger.warning(
+            "gradient_accumulation_steps=%d adds gradients, not negatives: each step contrasts %d pairs. The cached "
+            "loss reaches large batches in little memory by per_device_train_batch_size and loss.mini_batch_size.",
+            args.gradient_accumulation_steps,
+            args.per_device_train_batch_size,
+        )
+    return args
+
+
+def choose_trainable(model: SentenceTransformer, config: RunConfig, *, seed: int) -> None:
+    """Decide what of a model is trained: an adapter, or weights with or without the vision tower's."""
+    if config.adapter is not None:
+        add_adapter(model, config.adapter, seed=seed)
+    elif not config.train_vision:
+        freeze_vision(model)
+    log_trainable(model)
+
+
+def check_rendering(trainer: SentenceTransformerTrainer, datasets: Mapping[str, Dataset]) -> None:
+    """Assert, on the first pairs of every dataset, that training reads exactly what inference reads.
+
+    Raises:
+        RuntimeError: The token ids differ; names the column and shows both texts.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    for name, dataset in datasets.items():
+        rows = [dataset[index] for index in range(min(4, len(dataset)))]
+        batch = trainer.data_collator(rows)
+        for column, task in (("anchor", "query"), ("positive", "document")):
+            wanted = model.preprocess([row[column] for row in rows], prompt=model.prompts.get(task), task=task)
+            trained, inferred = batch[f"{column}_input_ids"], wanted["input_ids"]
+            if trained.shape != inferred.shape or not torch.equal(trained, inferred):
+                raise RuntimeError(
+                    f"Dataset {name!r}, column {column!r}: training reads {model.tokenizer.decode(trained[0])!r}, but "
+                    f"inference reads {model.tokenizer.decode(inferred[0])!r}. Leave training.router_mapping and "
+                    "training.prompts unset, and set the prompt through prompt."
+                )
+
+
+def save_verified(model: SentenceTransformer, folder: Path, *, probe: Any, tolerance: float | None = None) -> None:
+    """Save a model and make sure that plain Sentence Transformers reads the same model back.
+
+    Args:
+        model: The model, adapters merged.
+        folder: Where to save it.
+        probe: An input to compare.
+        tolerance: As in `merge_adapter`.
+
+    Raises:
+        RuntimeError: The reloaded model gives other vectors.
+    """
+    if tolerance is None:
+        tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
+    model.save_pretrained(str(folder))
+    reloaded = SentenceTransformer(str(folder), device=str(model.device), model_kwargs={"dtype": model.dtype})
+    probe = {key: value for key, value in probe.items() if value is not None} if isinstance(probe, dict) else probe
+    probes = ["a probe", probe]
+    difference = float(np.abs(model.encode_query(probes) - reloaded.encode_query(probes)).max())
+    if not difference <= tolerance:
+        raise RuntimeError(
+            f"The model saved in {str(folder)!r} gives other vectors when it is loaded again (difference "
+            f"{difference:.2g}, tolerance {tolerance:g}). Do not publish it; the checkpoints beside it are intact."
+        )
+    logger.info("Saved the model in %s; loaded again, its vectors differ by at most %.1e.", folder, difference)
+
+
+class _LogLossMetrics(TrainerCallback):
+    """Puts the loss's cosines and accuracy beside the loss in the trainer's logs."""
+
+    def __init__(self, trainer: SentenceTransformerTrainer, loss: SaHaLoss) -> None:
+        self.trainer, self.loss = trainer, loss
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        if metrics := self.loss.pop_metrics():
+            self.trainer.track_loss_components(metrics)
+
+
+def _clustered(source: PairSource, model: SentenceTransformer, config: RunConfig, folder: Path) -> Dataset:
+    """Mine a dataset, or take up what an earlier start of this run mined."""
+    if config.mining is None:
+        return source.dataset
+    place = folder / "mining" / source.name
+    options = asdict(config.mining) | {
+        "cache_folder": config.mining.cache_folder or folder / "vectors",
+        "num_negatives": _possible_negatives(source, config.mining.num_negatives),
+        "owner_filter": source.owner_filter,
+    }
+    with PartialState().main_process_first():
+        if not (place / "mining.json").exists():
+            logger.info("Mining %s: %d pairs.", source.name, len(source.dataset))
+            find_saha_clusters(source.dataset, model, **options).save(place)
+        return MinedClusters.load(place).of(source.dataset)
+
+
+def _possible_negatives(source: PairSource, wanted: int) -> int:
+    """Clusters of a task with few labels are smaller: one row of each label at most."""
+    possible = len(DistinctInputs.of(source.dataset, "positive")) - 1
+    if possible < wanted:
+        logger.warning(
+            "%s has %d distinct positives: its clusters have %d mates at most, not mining.num_negatives=%d.",
+            source.name,
+            possible + 1,
+            possible,
+            wanted,
+        )
+    return min(wanted, possible)
+
+
+def _trainer(
+    config: RunConfig,
+    args: SentenceTransformerTrainingArguments,
+    model: SentenceTransformer,
+    datasets: dict[str, Dataset],
+    evaluators: list[BaseEvaluator],
+    callbacks: tuple,
+) -> SentenceTransformerTrainer:
+    loss = SaHaLoss(
+        model,
+        **asdict(config.loss) | {"gather_across_devices": config.loss.gather_across_devices and args.world_size > 1},
+        mask_duplicates=config.mining is not None,
+    )
+    trainer = SentenceTransformerTrainer(
+        model=model,
+        args=args,
+        train_dataset=DatasetDict(datasets) if len(datasets) > 1 else next(iter(datasets.values())),
+        loss=loss,
+        evaluator=evaluators or None,
+        callbacks=[SetEpochCallback(), *callbacks],
+    )
+    trainer.add_callback(_LogLossMetrics(trainer, loss))
+    return trainer
+
+
+def _evaluators(
+    config: RunConfig, evaluator: BaseEvaluator | None, args: SentenceTransformerTrainingArguments
+) -> list[BaseEvaluator]:
+    held_out = load_sources(config.eval_data, seed=args.seed)
+    datasets = {source.name: source.dataset for source in held_out}
+    own = [PairRetrievalEvaluator(datasets, batch_size=args.per_device_eval_batch_size)] if datasets else []
+    return own + ([evaluator] if evaluator is not None else [])

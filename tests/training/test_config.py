@@ -1,0 +1,72 @@
+"""The record of a run: read from files and recipes, refused by name."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from saha_st.training.config import AdapterConfig, MiningConfig, RunConfig, recipe_names
+from saha_st.training.run import training_arguments
+
+
+def test_a_config_survives_a_round_trip(run_dict):
+    run_dict["prompt"] = {"system": "One word.", "query_suffix": None}
+    config = RunConfig.from_dict(run_dict)
+    assert config.prompt.system == "One word." and config.adapter.r == 2 and config.image_tokens == (4, 16)
+    assert RunConfig.from_dict(config.to_dict()) == config
+
+
+def test_the_papers_recipes_hold_the_papers_settings():
+    assert recipe_names() == ["qwen2-vl-2b-mmeb", "qwen2-vl-7b-mmeb"]
+    for name in recipe_names():
+        config = RunConfig.from_file(name)
+        assert config.mining == MiningConfig(num_negatives=15, pool_multiplier=3)
+        assert config.adapter == AdapterConfig(r=8, lora_alpha=64, lora_dropout=0.1, use_dora=True)
+        assert config.loss.scale == 50 and config.loss.mini_batch_size == 4 and config.loss.gather_across_devices
+        assert sum(len(source.subset) for source in config.data) == 20
+        training = config.training
+        assert (training["max_steps"], training["warmup_steps"], training["learning_rate"]) == (1500, 100, 5e-5)
+        assert training["per_device_train_batch_size"] == 16 * 16
+
+
+def test_a_file_is_read_and_flags_win(run_dict, tmp_path):
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run_dict))
+    config = RunConfig.from_file(tmp_path / "run.yaml", model="other", training={"learning_rate": 0.5})
+    assert config.model == "other"
+    assert config.training["learning_rate"] == 0.5 and config.training["max_steps"] == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modle": "x"}, "config: unknown key 'modle'; did you mean 'model'"),
+        ({"mining": {"num_negativs": 3}}, "mining: unknown key 'num_negativs'; did you mean 'num_negatives'"),
+        ({"loss": {"temperature": 0.02}}, "loss: unknown key 'temperature'"),
+        ({"data": []}, "data is empty"),
+        ({"data": "folder"}, "data must be a list"),
+        ({"data": [{"path": "x", "format": "coco"}]}, "format must be"),
+        ({"data": [{"anchor": "x"}]}, "data: .*path"),
+        ({"train_vision": True}, "train_vision"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused_by_key(run_dict, change, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig.from_dict(run_dict | change)
+
+
+def test_training_arguments_are_checked_by_name_and_against_the_cluster_size(run_dict):
+    for key, message in (("learning_rat", "did you mean 'learning_rate'"), ("colour", "unknown key 'colour'")):
+        with pytest.raises(ValueError, match=message):
+            training_arguments(RunConfig.from_dict(run_dict | {"training": {key: 1}}))
+    small = RunConfig.from_dict(run_dict | {"training": {"per_device_train_batch_size": 3, "use_cpu": True}})
+    with pytest.raises(ValueError, match=r"per_device_train_batch_size=3 is smaller than a cluster .* 4 pairs"):
+        training_arguments(small)
+
+
+@pytest.mark.parametrize(("content", "error"), [("a: [", ValueError), ("- a", ValueError), (None, FileNotFoundError)])
+def test_a_file_that_is_no_config_is_refused(tmp_path, content, error):
+    path = tmp_path / "run.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(error, match="run.yaml"):
+        RunConfig.from_file(path)
