@@ -8,7 +8,8 @@ distinct file is looked for before anything is decoded or encoded.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,7 +22,8 @@ def is_remote(path: str) -> bool:
 
     `zip://cat.png::/data/cats.zip` is local: what follows the last `::` decides.
     """
-    return "://" in path.rsplit("::", 1)[-1] and not path.startswith("file://")
+    last = path.rsplit("::", 1)[-1]
+    return "://" in last and not last.startswith("file://")
 
 
 def join_root(root: str | Path | None, path: str) -> str:
@@ -37,52 +39,82 @@ def choose_root(roots: Sequence[Path], path: str) -> Path:
 
 
 def first_path(dataset: Dataset, columns: Iterable[str]) -> str | None:
-    """Return some image path of these columns (strings or lists of strings), or `None` if there is none."""
-    return next((path for column in columns for path in _distinct(dataset, column)), None)
+    """Return some image path of these columns, or `None` if there is none."""
+    return next((path for column in columns for path, _ in _distinct(dataset, column)), None)
 
 
 def require_image_files(
-    dataset: Dataset, columns: Iterable[str], root: Path | None, *, remedy: str, rows: Sequence[int] | None = None
+    dataset: Dataset,
+    columns: Iterable[str],
+    root: str | Path | None,
+    *,
+    remedy: str,
+    rows: Sequence[int] | None = None,
+    allow_urls: bool = False,
 ) -> None:
-    """Look for the file behind every distinct path of these columns.
+    """Look for the file behind every distinct image path of these columns.
 
     Args:
-        dataset: A dataset whose columns hold paths as strings or lists of strings; `None` and "" are no image.
-        columns: The columns to check.
-        root: What the paths are relative to.
+        dataset: The dataset, of which nothing is decoded.
+        columns: Columns of paths, lists of paths, stored images (with bytes they need no file), or structs with a part
+            "image" of that kind. `None` and "" are no image.
+        root: What relative paths are relative to.
         remedy: The way out, the last sentence of the error.
         rows: The number of each row in the source, if the dataset is a sample of it.
+        allow_urls: Whether images may be behind URLs, which would be fetched whenever a row is read.
 
     Raises:
         FileNotFoundError: A file is missing: its row, column and path, and how many more there are.
+        ValueError: An image is behind a URL and that is not allowed.
     """
-    missing = {c: [p for p in _distinct(dataset, c) if not _exists(join_root(root, p))] for c in columns}
-    total = sum(map(len, missing.values()))
-    if not total:
-        return
-    column, path = next((column, paths[0]) for column, paths in missing.items() if paths)
-    row = _row_of(dataset, column, path)
-    more = f" (and {total - 1} more distinct files)" if total > 1 else ""
-    raise FileNotFoundError(
-        f"Row {row if rows is None else rows[row]}, column {column!r}: the image file {join_root(root, path)!r} "
-        f"does not exist{more}. {remedy}"
-    )
+    missing: list[tuple[str, str, Callable[[], int]]] = []
+    for column in columns:
+        for path, find_row in _distinct(dataset, column):
+            full = join_root(root, path)
+            if is_remote(full) and not allow_urls:
+                raise ValueError(
+                    f"{_place(column, find_row(), rows)}: the image is behind a URL ({full}), and nothing is fetched "
+                    "unasked. Download the images, or pass allow_urls=True to have each fetched whenever it is read."
+                )
+            if "://" not in full and not os.path.isfile(full):
+                missing.append((full, column, find_row))
+    if missing:
+        path, column, find_row = missing[0]
+        more = f" (and {len(missing) - 1} more distinct files)" if len(missing) > 1 else ""
+        place = _place(column, find_row(), rows)
+        raise FileNotFoundError(f"{place}: the image file {path!r} does not exist{more}. {remedy}")
 
 
-def _exists(path: str) -> bool:
-    return "://" in path or os.path.isfile(path)  # addresses are not for us to look up
+def _place(column: str, row: int, rows: Sequence[int] | None) -> str:
+    return f"Row {row if rows is None else rows[row]}, column {column!r}"
 
 
-def _values(dataset: Dataset, column: str) -> pa.ChunkedArray:
-    values = dataset.select_columns(column).with_format("arrow")[:].column(column)
-    return pc.list_flatten(values) if pa.types.is_list(values.type) or pa.types.is_large_list(values.type) else values
+def _distinct(dataset: Dataset, column: str) -> Iterator[tuple[str, Callable[[], int]]]:
+    """Yield the distinct paths of a column in order of appearance, each with what finds its first row."""
+    seen: set[str] = set()
+    start = 0
+    for batch in dataset.select_columns(column).with_format("arrow").iter(batch_size=256):
+        cells = batch.column(column)
+        for path in pc.unique(_paths(cells)).to_pylist():
+            if path and path not in seen:
+                seen.add(path)
+                yield path, partial(_row_of, cells, path, start)
+        start += len(cells)
 
 
-def _distinct(dataset: Dataset, column: str) -> list[str]:
-    """Return the distinct paths of a column in order of appearance."""
-    return [path for path in pc.unique(_values(dataset, column)).to_pylist() if path]
+def _row_of(cells: pa.ChunkedArray, path: str, start: int) -> int:
+    return start + next(row for row in range(len(cells)) if path in _paths(cells.slice(row, 1)).to_pylist())
 
 
-def _row_of(dataset: Dataset, column: str, path: str) -> int:
-    cells = dataset.select_columns(column).with_format("arrow")[:].column(column).to_pylist()
-    return next(row for row, cell in enumerate(cells) if cell == path or (isinstance(cell, list) and path in cell))
+def _paths(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the image paths in cells of any form, those of several images after one another."""
+    kind = cells.type
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return _paths(pc.list_flatten(cells))
+    if pa.types.is_struct(kind):
+        names = [field.name for field in kind]
+        if "image" in names:
+            return _paths(pc.struct_field(cells, "image"))
+        path = pc.struct_field(cells, "path")
+        return pc.if_else(pc.is_null(pc.struct_field(cells, "bytes")), path, None) if "bytes" in names else path
+    return cells if pa.types.is_string(kind) or pa.types.is_large_string(kind) else pa.chunked_array([], pa.string())

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
@@ -53,6 +54,24 @@ def read_table(files: Sequence[str | Path], *, cache_dir: str | None = None) -> 
     except DatasetGenerationError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{', '.join(paths)} cannot be read as {reader}: {reason}") from error
+
+
+def require_max_rows(max_rows: int | None) -> None:
+    """Refuse a number of rows that is none; called before anything is read."""
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"max_rows must be at least 1, or None for all rows; received {max_rows}.")
+
+
+def draw_rows(rows: Dataset, max_rows: int | None, seed: int) -> tuple[Dataset, np.ndarray | None]:
+    """Draw at most `max_rows` rows without replacement, in their order.
+
+    Returns:
+        The rows, and the number that each had, or `None` if all are there.
+    """
+    if max_rows is None or len(rows) <= max_rows:
+        return rows, None
+    numbers = np.sort(np.random.default_rng(seed).choice(len(rows), max_rows, replace=False))
+    return rows.select(numbers), numbers
 
 
 def _count_rows(files: Sequence[str | Path], suffix: str) -> int:

@@ -154,7 +154,7 @@ def open_mmeb(
             )
         known = tuple(known_subsets) if name.startswith("TIGER-Lab/") else ()
         return HubFiles(name, known, archive, revision, cache_dir)
-    files = LocalFiles(folder, cache_dir)
+    files = LocalFiles(folder.absolute(), cache_dir)
     if not files.subsets():
         raise ValueError(
             f"name_or_path: {folder} does not hold MMEB; expected files <subset>/<split>-*.parquet in it."

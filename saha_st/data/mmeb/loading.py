@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset, DatasetDict
 
 from saha_st.data.mmeb.files import MMEBFiles, open_mmeb
 from saha_st.data.mmeb.rows import Roots, mmeb_pairs, mmeb_queries
 from saha_st.data.mmeb.subsets import MMEB_SUBSETS, MMEB_TRAIN_SUBSETS, pick_subsets
+from saha_st.data.tables import draw_rows, require_max_rows
 
 
 def load_mmeb(
@@ -50,12 +50,12 @@ def load_mmeb(
         ValueError: Unknown subset or split, an empty subset, `max_rows` below 1, other columns than MMEB's.
         FileNotFoundError: There is no such folder, or an image file is missing (with its row, column and path).
     """
-    _require_positive(max_rows)
+    require_max_rows(max_rows)
     place = {"revision": revision, "cache_dir": cache_dir}
     files = open_mmeb(name_or_path, known_subsets=MMEB_TRAIN_SUBSETS, archive="images_zip/{subset}.zip", **place)
 
     def load(subset: str) -> Dataset:
-        rows, numbers = _sample(files.rows(subset, split), max_rows, seed)
+        rows, numbers = draw_rows(files.rows(subset, split), max_rows, seed)
         roots, source = _roots(files, subset, image_root), f"{files}, subset {subset!r}"
         return mmeb_pairs(rows, roots, source=source, row_numbers=numbers, negatives=negatives)
 
@@ -97,12 +97,12 @@ def load_mmeb_eval(
         ValueError: As `load_mmeb`; or a row has no candidates, or not as many texts as paths.
         FileNotFoundError: As `load_mmeb`.
     """
-    _require_positive(max_rows)
+    require_max_rows(max_rows)
     place = {"revision": revision, "cache_dir": cache_dir}
     files = open_mmeb(name_or_path, known_subsets=tuple(MMEB_SUBSETS), archive="images.zip", **place)
 
     def load(subset: str) -> Dataset:
-        rows, numbers = _sample(files.rows(subset, split), max_rows, seed)
+        rows, numbers = draw_rows(files.rows(subset, split), max_rows, seed)
         roots, source = _roots(files, subset, image_root), f"{files}, subset {subset!r}"
         return mmeb_queries(rows, roots, source=source, row_numbers=numbers)
 
@@ -117,18 +117,5 @@ def _load_each(
     return load(subsets) if isinstance(subsets, str) else DatasetDict({name: load(name) for name in names})
 
 
-def _require_positive(max_rows: int | None) -> None:
-    if max_rows is not None and max_rows < 1:
-        raise ValueError(f"max_rows must be at least 1, or None for all rows; received {max_rows}.")
-
-
-def _sample(rows: Dataset, max_rows: int | None, seed: int) -> tuple[Dataset, np.ndarray | None]:
-    """Return at most `max_rows` rows, and which they are if that is not all of them."""
-    if max_rows is None or len(rows) <= max_rows:
-        return rows, None
-    numbers = np.sort(np.random.default_rng(seed).choice(len(rows), max_rows, replace=False))
-    return rows.select(numbers), numbers
-
-
 def _roots(files: MMEBFiles, subset: str, image_root: str | Path | None) -> Roots:
-    return partial(files.image_roots, subset) if image_root is None else [Path(image_root).expanduser()]
+    return partial(files.image_roots, subset) if image_root is None else [Path(image_root).expanduser().absolute()]
