@@ -1,4 +1,4 @@
-"""Scenes mean what they show and say; mini-MMEB has MMEB's layout, its answers come first, and its concepts are true."""
+"""Scenes mean what they show and say; mini-MMEB has MMEB's layout; its answers come first, its concepts are true."""
 
 import json
 from collections import Counter
@@ -153,10 +153,7 @@ def test_train_side_has_mmebs_files_columns_and_images(mini):
         assert list(original[0]) == list(diverse[0]) == TRAIN_COLUMNS
         assert len(original) == len(diverse) == 30
         assert [row["pos_text"] for row in original] == [row["pos_text"] for row in diverse]
-        assert (
-            len({row["qry"].split(":")[0] for row in diverse})
-            > len({row["qry"].split(":")[0] for row in original}) - 1
-        )
+        assert [row["qry"] for row in original] != [row["qry"] for row in diverse]
         for row in (*original, *diverse):
             assert_placeholder_iff_image(side, row["qry"], row["qry_image_path"])
             assert_placeholder_iff_image(side, row["pos_text"], row["pos_image_path"])

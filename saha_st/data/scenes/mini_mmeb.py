@@ -9,7 +9,7 @@ In ``<root>/MMEB-train``:
 In ``<root>/MMEB-eval``:
 
 * ``<subset>/test-00000-of-00001.parquet``, columns ``qry_text, qry_img_path, tgt_text, tgt_img_path``;
-* ``eval_images/<subset>/00000.png``: the paths are relative to ``eval_images``, where the real archive is unpacked too.
+* ``eval_images/<subset>/00000.png``: paths are relative to ``eval_images``, where the real archive is unpacked too.
 
 Beside them, ``<root>/concepts.json``: what every row's query and positive stand for. It is never for a model.
 
