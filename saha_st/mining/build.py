@@ -1,0 +1,130 @@
+"""Embeddings in, clusters out: the search for neighbours, then the cluster rule.
+
+What cannot work is refused before the search begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+
+from saha_st.mining.checks import anchor_codes, check_document_of_row, check_options
+from saha_st.mining.clusters import ClusterAssignment, assign_clusters, pool_size
+from saha_st.mining.neighbours import as_array, paired_scores, top_k
+
+
+def build_clusters(
+    anchor_embeddings: np.ndarray | torch.Tensor,
+    document_embeddings: np.ndarray | torch.Tensor,
+    document_of_row: np.ndarray | Sequence[int],
+    *,
+    num_negatives: int = 15,
+    pool_multiplier: int = 3,
+    owner_filter: bool = True,
+    anchor_key: np.ndarray | Sequence | None = None,
+) -> list[np.ndarray]:
+    """Forms mutually hard clusters of (anchor, positive) rows.
+
+    Args:
+        anchor_embeddings: shape (rows, dim).
+        document_embeddings: the embeddings of the unique positives. Shape (documents, dim).
+        document_of_row: the document that is each row's positive. Shape (rows,), integers.
+        num_negatives: the mates of a full cluster, which thus has `num_negatives` + 1 rows.
+        pool_multiplier: how much wider than that the choice is.
+        owner_filter: drop documents whose owner asks nearly what the anchor asks; False for classification data.
+        anchor_key: one key a row; rows with the same key have the same anchor. None: every row has its own.
+
+    Returns:
+        Arrays of row indices, the anchor's row first, clusters of phase 1 before those of phase 2.
+
+    Raises:
+        ValueError: if the arrays do not fit one another, embeddings are not finite or zero, or `num_negatives` is
+            larger than the data.
+
+    Example:
+        ```python
+        clusters = build_clusters(queries, documents, document_of_row, num_negatives=7)
+        ```
+    """
+    return find_clusters(
+        anchor_embeddings,
+        document_embeddings,
+        document_of_row,
+        num_negatives=num_negatives,
+        pool_multiplier=pool_multiplier,
+        owner_filter=owner_filter,
+        anchor_key=anchor_key,
+    ).clusters
+
+
+def find_clusters(
+    anchor_embeddings: np.ndarray | torch.Tensor,
+    document_embeddings: np.ndarray | torch.Tensor,
+    document_of_row: np.ndarray | Sequence[int],
+    *,
+    num_negatives: int = 15,
+    pool_multiplier: int = 3,
+    owner_filter: bool = True,
+    anchor_key: np.ndarray | Sequence | None = None,
+    max_owner_similarity: float | None = None,
+    relative_margin: float | None = None,
+    backend: Literal["torch", "faiss"] = "torch",
+    faiss_index: str | None = None,
+    faiss_parameters: str | None = None,
+    device: str | torch.device | None = None,
+    block_size: int | None = None,
+    show_progress_bar: bool = False,
+) -> ClusterAssignment:
+    """`build_clusters` with every option of `top_k` and of `assign_clusters`, and with counts."""
+    check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
+    document_of_row = check_document_of_row(document_of_row, num_negatives=num_negatives)
+    anchor_of_row = anchor_codes(anchor_key, len(document_of_row))
+    anchor_embeddings, document_embeddings = as_array(anchor_embeddings), as_array(document_embeddings)
+    _check_lengths(anchor_embeddings, document_embeddings, document_of_row)
+    neighbours, scores = top_k(
+        anchor_embeddings,
+        document_embeddings,
+        _search_depth(pool_size(num_negatives, pool_multiplier), anchor_of_row),
+        backend=backend,
+        device=device,
+        block_size=block_size,
+        faiss_index=faiss_index,
+        faiss_parameters=faiss_parameters,
+        show_progress_bar=show_progress_bar,
+    )
+    positive_scores = None
+    if relative_margin is not None:
+        positive_scores = paired_scores(anchor_embeddings, document_embeddings, document_of_row)
+    return assign_clusters(
+        neighbours,
+        anchor_embeddings,
+        document_of_row,
+        num_negatives=num_negatives,
+        pool_multiplier=pool_multiplier,
+        owner_filter=owner_filter,
+        anchor_key=anchor_of_row,
+        max_owner_similarity=max_owner_similarity,
+        relative_margin=relative_margin,
+        neighbour_scores=scores,
+        positive_scores=positive_scores,
+        show_progress_bar=show_progress_bar,
+    )
+
+
+def _check_lengths(anchors: np.ndarray, documents: np.ndarray, document_of_row: np.ndarray) -> None:
+    if len(anchors) != len(document_of_row):
+        raise ValueError(f"anchor_embeddings has {len(anchors)} rows, document_of_row has {len(document_of_row)}.")
+    beyond = document_of_row >= len(documents)
+    if beyond.any():
+        raise ValueError(
+            f"document_of_row names documents up to {document_of_row.max()} (first in row {beyond.argmax()}), but "
+            f"document_embeddings has {len(documents)} rows."
+        )
+
+
+def _search_depth(pool: int, anchor_of_row: np.ndarray) -> int:
+    """The pool, and as many more as an anchor's other positives may take up, but no more than twice the pool."""
+    return pool + min(int(np.bincount(anchor_of_row).max()) - 1, pool)
