@@ -9,8 +9,9 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from sentence_transformers.util import is_sentence_transformer_model
+from sentence_transformers.util import is_sentence_transformer_model, load_file_path
 
+from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.modules.image_tokens import set_image_tokens
 from saha_st.modules.transformer import HierarchicalPromptTransformer
 from saha_st.prompts import HierarchicalPrompt
@@ -60,6 +61,8 @@ def load_embedder(
     model = SentenceTransformer(path, device=device, **kwargs)
     transformer = HierarchicalPromptTransformer.adopt(_input_module(model, model_name_or_path))
     hub_kwargs = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+    if adapter := load_file_path(path, ADAPTER_FILE, **hub_kwargs):
+        restore_adapter(transformer.model, Path(adapter))
     # A plain LLM says nothing about pooling, and gets mean pooling from Sentence Transformers.
     if not is_sentence_transformer_model(path, **hub_kwargs):
         model = _embedder_of(model, transformer)

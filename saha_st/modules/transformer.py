@@ -15,6 +15,7 @@ from typing import Any
 
 from sentence_transformers.base.modules import Transformer
 
+from saha_st.modules.adapter_files import write_whole_names
 from saha_st.modules.inputs import canonical_inputs, has_media
 from saha_st.prompts import HierarchicalPrompt
 
@@ -117,6 +118,7 @@ class HierarchicalPromptTransformer(Transformer):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save like the stock module, and state in the model's config which versions it needs."""
         super().save(output_path, *args, **kwargs)
+        write_whole_names(Path(output_path))
         # Sentence Transformers writes this file first, but offers no other place to state requirements.
         config_path = Path(output_path) / "config_sentence_transformers.json"
         if config_path.exists():

@@ -1,0 +1,75 @@
+"""Adapter files that every loader reads completely.
+
+PEFT strips ``.weight`` from the names of DoRA's magnitudes, and transformers (seen in 5.23) then takes them for
+unknown: the adapter loads with the magnitudes of the base, the vectors are wrong, and nothing fails. Files are
+therefore written with the whole name, which all loaders understand, and what was loaded is compared with the file.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+ADAPTER_FILE = "adapter_model.safetensors"
+
+_MAGNITUDE = "lora_magnitude_vector"
+_PREFIX = "base_model.model."
+
+
+def write_whole_names(folder: Path) -> None:
+    """Give the magnitudes in a saved adapter their whole name."""
+    path = folder / ADAPTER_FILE
+    if not path.exists():
+        return
+    tensors = load_file(path)
+    if any(name.endswith(_MAGNITUDE) for name in tensors):
+        named = {f"{name}.weight" if name.endswith(_MAGNITUDE) else name: t for name, t in tensors.items()}
+        save_file(named, path, metadata={"format": "pt"})
+
+
+def restore_adapter(backbone: nn.Module, path: Path, *, adapter_name: str = "default") -> int:
+    """Make sure that every tensor of an adapter file is in the model, and repair what a loader lost.
+
+    Args:
+        backbone: A model with the adapter injected.
+        path: The ``adapter_model.safetensors`` that was loaded.
+        adapter_name: PEFT's name of the adapter.
+
+    Returns:
+        How many tensors had to be repaired.
+
+    Raises:
+        ValueError: A tensor of the file has no place in the model.
+    """
+    parameters = dict(backbone.named_parameters())
+    repaired, missing = 0, []
+    tensors = load_file(path)
+    for name, tensor in tensors.items():
+        parameter = parameters.get(_parameter_name(name, adapter_name))
+        if parameter is None or parameter.shape != tensor.shape:
+            missing.append(name)
+        elif not torch.equal(parameter.detach().cpu(), tensor.to(parameter.dtype)):
+            parameter.data.copy_(tensor)
+            repaired += 1
+    if missing:
+        raise ValueError(
+            f"The adapter {str(path)!r} does not fit {type(backbone).__name__}: {len(missing)} of {len(tensors)} "
+            f"tensors have no place, such as {missing[0]!r}. Load it with the base model it was trained on."
+        )
+    if repaired:
+        logger.warning(
+            "Repaired %d of %d adapter tensors that were not loaded (DoRA magnitudes).", repaired, len(tensors)
+        )
+    return repaired
+
+
+def _parameter_name(name: str, adapter_name: str) -> str:
+    """The name within the model: the file leaves out the adapter's own name."""
+    name = name.removeprefix(_PREFIX).removesuffix(".weight")
+    return f"{name}.{adapter_name}.weight"
