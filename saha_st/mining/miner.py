@@ -1,0 +1,260 @@
+"""Mine mutually hard clusters from a dataset of pairs, with the model that will be trained on them.
+
+The recipe: name each distinct input, encode it once, search, form clusters, and refer back to the source rows. What
+comes out is a `Dataset` of the source's own columns (nothing is copied, no image is opened) with a column ``label``
+that carries ``[cluster, anchor, positive]`` as integers: Sentence Transformers hands it to samplers and losses, which
+keep clusters together and recognise the same anchor or document anywhere in a batch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Dataset, List, Value, concatenate_datasets
+from sentence_transformers import SentenceTransformer
+
+from saha_st.encoding import DistinctInputs, EncodedColumn, Task, encode_column, vector_fingerprint, write_whole
+from saha_st.mining.build import find_clusters
+from saha_st.mining.checks import check_document_of_row
+from saha_st.mining.clusters import ClusterAssignment
+
+logger = logging.getLogger(__name__)
+
+LABEL = "label"
+"""The column of a mined dataset that holds [cluster, anchor, positive]."""
+
+
+@dataclass(frozen=True)
+class MinedClusters:
+    """Clusters of a dataset's rows, by reference.
+
+    Attributes:
+        rows: Source row of each entry, in cluster order, shape (entries,). A row may occur more than once.
+        labels: [cluster, anchor, positive] of each entry, shape (entries, 3): which cluster it is in, and which
+            distinct anchor and distinct document its row holds.
+        statistics: What happened, as plain JSON values: counts, settings, fingerprints.
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    statistics: dict[str, Any]
+
+    def of(self, dataset: Dataset) -> Dataset:
+        """The mined dataset: the rows of ``dataset`` in cluster order, with the column ``label``.
+
+        Raises:
+            ValueError: ``dataset`` has another number of rows than the one these clusters are of, or has a ``label``.
+        """
+        if len(dataset) != self.statistics["rows"]:
+            raise ValueError(
+                f"These clusters are of a dataset of {self.statistics['rows']} rows, this one has {len(dataset)}. "
+                "Pass the dataset that was mined."
+            )
+        if LABEL in dataset.column_names:
+            raise ValueError(f"The dataset has a column {LABEL!r} already; remove it, it would be overwritten.")
+        # Adding a column to selected rows would copy their images. Instead each layer is the whole source, shared,
+        # with the labels of the first, second, … time a row occurs; then the entries are selected from the layers.
+        occurrence = _occurrences(self.rows)
+        layers = []
+        for layer in range(int(occurrence.max()) + 1):
+            labels = np.full((len(dataset), 3), -1, dtype=np.int64)
+            labels[self.rows[occurrence == layer]] = self.labels[occurrence == layer]
+            column = pa.FixedSizeListArray.from_arrays(pa.array(labels.ravel()), 3)
+            layers.append(dataset.add_column(LABEL, column, feature=List(Value("int64"), length=3)))
+        mined = concatenate_datasets(layers).select((self.rows + occurrence * len(dataset)).tolist())
+        mined.info.description = json.dumps(self.statistics)
+        return mined
+
+    def save(self, output_dir: str | os.PathLike[str]) -> None:
+        """Write ``clusters.parquet`` (row, cluster, anchor, positive) and ``mining.json`` (the statistics)."""
+        folder = Path(output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        names = ("cluster", "anchor", "positive")
+        table = pa.table({"row": self.rows} | {name: self.labels[:, i] for i, name in enumerate(names)})
+        write_whole(folder / "clusters.parquet", lambda file: pq.write_table(table, file))
+        text = json.dumps(self.statistics, indent=2)
+        write_whole(folder / "mining.json", lambda file: file.write(text.encode()))
+
+    @classmethod
+    def load(cls, output_dir: str | os.PathLike[str]) -> MinedClusters:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: The folder holds no mining result.
+        """
+        folder = Path(output_dir)
+        if not (folder / "mining.json").exists():
+            raise FileNotFoundError(f"{str(folder)!r} holds no mining result: it has no mining.json.")
+        table = pq.read_table(folder / "clusters.parquet")
+        columns = [table.column(name).to_numpy() for name in ("row", "cluster", "anchor", "positive")]
+        return cls(columns[0], np.stack(columns[1:], axis=1), json.loads((folder / "mining.json").read_text()))
+
+
+def mine_saha_clusters(
+    dataset: Dataset,
+    model: SentenceTransformer,
+    *,
+    output_dir: str | os.PathLike[str] | None = None,
+    **options: Any,
+) -> Dataset:
+    """Mine mutually hard clusters: everybody's positive is everybody else's hard negative.
+
+    Args:
+        dataset: Pairs of one task; strings, images, or structs of both in either column. An anchor may have several
+            positives, a positive several anchors.
+        model: The embedder, ideally the one that is trained afterwards.
+        output_dir: Also write ``clusters.parquet`` and ``mining.json`` there.
+        **options: As in `find_saha_clusters`.
+
+    Returns:
+        The rows of ``dataset`` in cluster order, with ``label`` = [cluster, anchor, positive]; images are referred
+        to, not copied. ``info.description`` holds the statistics as JSON.
+
+    Raises:
+        ValueError: See `find_saha_clusters`.
+
+    Source: Ju & Lee, arXiv 2508.00955, sections 3.2 and 3.3.
+
+    Example:
+        ```python
+        model = load_embedder("Qwen/Qwen2-VL-2B-Instruct")
+        mined = mine_saha_clusters(pairs, model, num_negatives=15, cache_folder="vectors")
+        ```
+    """
+    mined = find_saha_clusters(dataset, model, **options)
+    if output_dir is not None:
+        mined.save(output_dir)
+    return mined.of(dataset)
+
+
+def find_saha_clusters(
+    dataset: Dataset,
+    model: SentenceTransformer,
+    *,
+    anchor_column_name: str = "anchor",
+    positive_column_name: str = "positive",
+    num_negatives: int = 15,
+    pool_multiplier: int = 3,
+    owner_filter: bool = True,
+    max_owner_similarity: float | None = None,
+    relative_margin: float | None = None,
+    query_prompt: str | None = None,
+    corpus_prompt: str | None = None,
+    batch_size: int = 32,
+    use_faiss: bool = False,
+    faiss_index: str | None = None,
+    cache_folder: str | os.PathLike[str] | None = None,
+    show_progress_bar: bool = True,
+) -> MinedClusters:
+    """`mine_saha_clusters` as references to rows, before they are joined to the dataset again.
+
+    Args:
+        dataset: Pairs of one task.
+        model: The embedder.
+        anchor_column_name: Column of the anchors, encoded as queries.
+        positive_column_name: Column of the positives, encoded as documents.
+        num_negatives: Mates of a full cluster, K (paper: 15).
+        pool_multiplier: m; the 2·K·m nearest documents are looked at (paper: 3).
+        owner_filter: Drop candidates whose owner asks nearly the same thing; False for classification data.
+        max_owner_similarity: Beyond the paper: drop owners whose anchor has a greater cosine with the anchor.
+        relative_margin: Beyond the paper, as in `mine_hard_negatives`: drop documents more similar to the anchor
+            than (1 - relative_margin) times its positive.
+        query_prompt: Replaces the system level for anchors.
+        corpus_prompt: Replaces the system level for positives.
+        batch_size: Inputs per forward.
+        use_faiss: Search with FAISS (extra ``faiss``) instead of torch.
+        faiss_index: FAISS factory string for an approximate index, such as ``"IVF1024,Flat"``.
+        cache_folder: Where to keep vectors; a killed run goes on from there.
+        show_progress_bar: Show bars with the time left.
+
+    Raises:
+        ValueError: Fewer than two rows or two distinct positives, a missing column, ``num_negatives`` larger than the
+            data, an empty cell, a missing or unreadable image, a vector that is not finite; with row and column.
+    """
+    _check_columns(dataset, anchor_column_name, positive_column_name)
+    anchors = DistinctInputs.of(dataset, anchor_column_name)
+    documents = DistinctInputs.of(dataset, positive_column_name)
+    check_document_of_row(documents.index_of_row, num_negatives=num_negatives)
+
+    def encode(column: str, inputs: DistinctInputs, task: Task, prompt: str | None) -> EncodedColumn:
+        options = {"batch_size": batch_size, "cache_folder": cache_folder, "show_progress_bar": show_progress_bar}
+        return encode_column(dataset, column, model, task=task, prompt=prompt, distinct=inputs, **options)
+
+    settings = {
+        "num_negatives": num_negatives,
+        "pool_multiplier": pool_multiplier,
+        "owner_filter": owner_filter,
+        "max_owner_similarity": max_owner_similarity,
+        "relative_margin": relative_margin,
+    }
+    assignment = find_clusters(
+        encode(anchor_column_name, anchors, "query", query_prompt).of_rows,
+        encode(positive_column_name, documents, "document", corpus_prompt).embeddings,
+        documents.index_of_row,
+        anchor_key=anchors.index_of_row,
+        backend="faiss" if use_faiss else "torch",
+        faiss_index=faiss_index,
+        show_progress_bar=show_progress_bar,
+        **settings,
+    )
+    mined = _by_reference(assignment, anchors, documents)
+    mined.statistics.update(settings=settings, model=vector_fingerprint(model))
+    _log(mined.statistics)
+    return mined
+
+
+def _check_columns(dataset: Dataset, *columns: str) -> None:
+    for column in columns:
+        if column not in dataset.column_names:
+            raise ValueError(
+                f"The dataset has no column {column!r}; it has {', '.join(dataset.column_names)}. Name the columns "
+                "with anchor_column_name and positive_column_name."
+            )
+    if len(dataset) < 2:
+        raise ValueError(
+            f"The dataset has {len(dataset)} row{'s' * (len(dataset) != 1)}; a cluster needs at least two pairs."
+        )
+
+
+def _by_reference(assignment: ClusterAssignment, anchors: DistinctInputs, documents: DistinctInputs) -> MinedClusters:
+    if not assignment.clusters:
+        raise ValueError(
+            f"No row of {assignment.counts.rows} has a mate: every document near an anchor is its own positive, or "
+            "was dropped. Relax max_owner_similarity and relative_margin, or check that the positives differ."
+        )
+    rows = np.concatenate(assignment.clusters)
+    cluster = np.repeat(np.arange(len(assignment.clusters)), [len(members) for members in assignment.clusters])
+    labels = np.stack([cluster, anchors.index_of_row[rows], documents.index_of_row[rows]], axis=1)
+    counts = asdict(assignment.counts)
+    counts["cluster_sizes"] = {str(size): count for size, count in counts["cluster_sizes"].items()}
+    return MinedClusters(rows, labels, counts | {"anchors": len(anchors), "documents": len(documents)})
+
+
+def _occurrences(rows: Sequence[int] | np.ndarray) -> np.ndarray:
+    """For each entry, how often its value occurred before."""
+    rows = np.asarray(rows)
+    order = np.argsort(rows, kind="stable")
+    starts = np.flatnonzero(np.diff(rows[order], prepend=-1))
+    lengths = np.diff(np.append(starts, len(rows)))
+    occurrence = np.empty(len(rows), dtype=np.int64)
+    occurrence[order] = np.arange(len(rows)) - np.repeat(starts, lengths)
+    return occurrence
+
+
+def _log(statistics: dict[str, Any]) -> None:
+    sizes = ", ".join(f"{size}: {count}" for size, count in statistics["cluster_sizes"].items())
+    logger.info(
+        "Mined %d clusters (%d in phase 2) of %d rows; %d rows without a mate; the owner filter dropped %d owners; "
+        "clusters by size: %s.",
+        statistics["clusters"], statistics["phase_two_clusters"], statistics["rows"], statistics["rows_left_out"],
+        statistics["owners_filtered"], sizes,
+    )  # fmt: skip
