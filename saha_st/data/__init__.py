@@ -21,6 +21,7 @@ _HOMES = {
     "check_pairs": "check",
     "column_keys": "keys",
     "format_problems": "check",
+    "format_summary": "check",
     "load_mmeb": "mmeb",
     "load_mmeb_eval": "mmeb",
     "load_pairs": "pairs",
