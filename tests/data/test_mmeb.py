@@ -195,6 +195,7 @@ def test_a_missing_image_is_named_with_row_column_path_and_way_out(train: Path, 
         load_mmeb(train, "OK-VQA", split="original", cache_dir=cache)
     for part in ["Row 2", "'qry_image_path'", str(train / "images/OK-VQA/Train/b.png"), "image_root="]:
         assert part in str(error.value)
+    assert len(load_mmeb(train, "OK-VQA", split="original", cache_dir=cache, check_files=False)) == 3
 
 
 def test_image_root_says_where_the_pictures_are(train: Path, tmp_path: Path, cache: str):

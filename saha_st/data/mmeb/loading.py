@@ -25,6 +25,7 @@ def load_mmeb(
     max_rows: int | None = None,
     seed: int = 0,
     negatives: bool = False,
+    check_files: bool = True,
 ) -> Dataset | DatasetDict:
     """Load MMEB's training data as pairs.
 
@@ -41,6 +42,7 @@ def load_mmeb(
         seed: Decides which rows are drawn.
         negatives: Also return `negative` for the subsets that have one in every row. Off by default: VLM2Vec trains
             without, and subsets with different columns make a distributed run wait for ever.
+        check_files: Look for the file of every image. `check_pairs`, which lists all that are missing, needs it off.
 
     Returns:
         For one name a `Dataset`, else a `DatasetDict` by subset. Columns `anchor` and `positive`: structs of "image"
@@ -57,7 +59,8 @@ def load_mmeb(
     def load(subset: str) -> Dataset:
         rows, numbers = draw_rows(files.rows(subset, split), max_rows, seed)
         roots, source = _roots(files, subset, image_root), f"{files}, subset {subset!r}"
-        return mmeb_pairs(rows, roots, source=source, row_numbers=numbers, negatives=negatives)
+        options = {"negatives": negatives, "check_files": check_files}
+        return mmeb_pairs(rows, roots, source=source, row_numbers=numbers, **options)
 
     return _load_each(files, subsets, load)
 
