@@ -1,0 +1,266 @@
+"""MMEB as mteb tasks: every query ranks its own list of candidates, and the score is hit@1.
+
+The rule is that of MMEB's own evaluator: the truth is the first candidate, and the query is a hit if no other
+candidate scores higher, so that a tie counts. mteb breaks ties by document id instead; hence a score of our own, on
+mteb's ranking. Anything in MMEB's schema runs through the same class, so the generated mini-MMEB tests every line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, Image, Value
+from mteb.abstasks import AbsTaskRetrieval
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.benchmarks.benchmark import Benchmark, BenchmarkAggregation, CustomGroup, CustomGrouping
+
+from saha_st.data.mmeb import load_mmeb_eval, split_candidates
+from saha_st.data.mmeb.subsets import pick_subsets
+from saha_st.evaluation.specs import META_TASKS, TaskSpec, mini_mmeb_specs, mmeb_specs
+
+HIT_AT_1 = "hit_at_1_ties_count"
+"""Name of the main score. mteb's own `hit_rate_at_1` breaks ties by document id."""
+
+UNDEFINED = -1e30
+"""Stands for a similarity that is not a number. Below all others, and finite: mteb's statistics need that."""
+
+_MMEB_REPO = "TIGER-Lab/MMEB-eval"
+_CITATION = """@article{jiang2024vlm2vec,
+  title = {VLM2Vec: Training Vision-Language Models for Massive Multimodal Embedding Tasks},
+  author = {Jiang, Ziyan and Meng, Rui and Yang, Xinyi and Yavuz, Semih and Zhou, Yingbo and Chen, Wenhu},
+  journal = {arXiv preprint arXiv:2410.05160},
+  year = {2024},
+}"""
+
+
+class MMEBMetadata(TaskMetadata):
+    """mteb's metadata and the one thing about MMEB that an encoder must know."""
+
+    targets_as_queries: bool = False
+
+
+class MMEBTask(AbsTaskRetrieval):
+    """A task in MMEB's schema. Made by `mmeb_tasks` and `mini_mmeb_tasks`, a class for each, as mteb expects.
+
+    Data are loaded when the task runs, and unloaded after; call `load_data` before to keep them for several models.
+    Images stay paths until the moment they are encoded.
+    """
+
+    spec: TaskSpec
+    load: Callable[[], Dataset]
+    metadata: MMEBMetadata
+    k_values = (1, 10)
+
+    def load_data(self, num_proc: int | None = None, **kwargs: Any) -> None:
+        """Load the queries, the distinct documents, and each query's candidates.
+
+        Raises:
+            ValueError: A query or a document has an image although the task's category says that side has none.
+        """
+        if self.data_loaded:
+            return
+        split = as_retrieval_split(type(self).load(), self.spec)
+        # mteb keeps the k best of every list: keep all, or a truth that ties with more than k others is lost.
+        self._top_k = max(*self.k_values, *map(len, split["top_ranked"].values()))
+        self.dataset = {"default": {"test": split}}
+        self.data_loaded = True
+
+    def task_specific_scores(
+        self,
+        scores: Mapping[str, Mapping[str, float]],
+        qrels: Mapping[str, Mapping[str, int]],
+        results: Mapping[str, Mapping[str, float]],
+        hf_split: str,
+        hf_subset: str,
+    ) -> dict[str, float]:
+        """Return hit@1 by MMEB's rule, and what tells whether it means anything.
+
+        Returns:
+            The main score; `all_tied`, the share of queries that like all of their several candidates equally;
+            `undefined`, the share with a similarity that is not a number; `chance`, the score of guessing; and
+            `num_queries`.
+        """
+        truths = np.array([results[query][next(iter(relevant))] for query, relevant in qrels.items()])
+        lists = [np.fromiter(results[query].values(), dtype=np.float64) for query in qrels]
+        best = np.array([each.max() for each in lists])
+        worst = np.array([each.min() for each in lists])
+        counts = np.array([len(each) for each in lists])
+        return {
+            HIT_AT_1: float(np.mean((truths >= best) & (truths > UNDEFINED))),
+            "all_tied": float(np.mean((worst == best) & (counts > 1))),
+            "undefined": float(np.mean(worst <= UNDEFINED)),
+            "chance": float(np.mean(1 / counts)),
+            "num_queries": len(counts),
+        }
+
+
+def as_retrieval_split(rows: Dataset, spec: TaskSpec) -> dict[str, Any]:
+    """Turn what `load_mmeb_eval` returns for a subset into what mteb's retrieval tasks hold for a split.
+
+    Raises:
+        ValueError: A side has images that the category of the task denies.
+    """
+    query_side, document_side = spec.category.split("2")
+    documents, candidates = split_candidates(rows)
+    names = np.array([f"d{number:06d}" for number in range(len(documents))])
+    top_ranked = {f"q{row:06d}": names[_distinct(found)].tolist() for row, found in enumerate(candidates)}
+    return {
+        "queries": _side(rows, "query", list(top_ranked), spec, with_images="i" in query_side),
+        "corpus": _side(documents, "document", names.tolist(), spec, with_images="i" in document_side),
+        "relevant_docs": {query: {ranked[0]: 1} for query, ranked in top_ranked.items()},
+        "top_ranked": top_ranked,
+    }
+
+
+def mmeb_tasks(
+    name_or_path: str | Path = _MMEB_REPO,
+    subsets: str | Sequence[str] | None = None,
+    *,
+    image_root: str | Path | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+) -> list[MMEBTask]:
+    """Return the tasks of MMEB, from the Hub or a local folder; nothing is downloaded before a task runs.
+
+    Args:
+        name_or_path: As `load_mmeb_eval`.
+        subsets: One subset, several, or `None` for all 36.
+        image_root: As `load_mmeb_eval`.
+        revision: As `load_mmeb_eval`.
+        cache_dir: As `load_mmeb_eval`.
+
+    Raises:
+        ValueError: An unknown subset.
+    """
+    place = {"image_root": image_root, "revision": revision, "cache_dir": cache_dir}
+    return _tasks(mmeb_specs(), name_or_path, subsets, place)
+
+
+def mini_mmeb_tasks(
+    root: str | Path, subsets: str | Sequence[str] | None = None, *, cache_dir: str | None = None
+) -> list[MMEBTask]:
+    """Return the tasks of a mini-MMEB that `write_mini_mmeb` wrote.
+
+    Args:
+        root: The folder given to `write_mini_mmeb`.
+        subsets: One subset, several, or `None` for those that are there.
+        cache_dir: Folder for converted rows. Default: that of datasets.
+
+    Raises:
+        FileNotFoundError: There is no mini-MMEB in `root`.
+        ValueError: A subset that is not there.
+    """
+    folder = Path(root) / "MMEB-eval"
+    there = {path.parent.name for path in folder.glob("*/*.parquet")}
+    if not there:
+        raise FileNotFoundError(f"root: {str(root)!r} holds no mini-MMEB. Write one there with write_mini_mmeb(root).")
+    specs = {subset: spec for subset, spec in mini_mmeb_specs().items() if subset in there}
+    return _tasks(specs, folder, subsets, {"cache_dir": cache_dir})
+
+
+def mmeb_benchmark(name_or_path: str | Path = _MMEB_REPO, **options: Any) -> Benchmark:
+    """Return MMEB as a benchmark of mteb, with the means that papers quote.
+
+    Args:
+        name_or_path: As `mmeb_tasks`.
+        **options: As `mmeb_tasks`.
+    """
+    return as_benchmark("MMEB(v1)", mmeb_tasks(name_or_path, **options))
+
+
+def as_benchmark(name: str, tasks: Sequence[MMEBTask]) -> Benchmark:
+    """Group tasks by meta-task, and by whether they are in distribution; the overall score is the mean of all."""
+
+    def grouping(name: str, label_of: Callable[[TaskSpec], str], labels: Sequence[str]) -> CustomGrouping:
+        groups = {label: [task for task in tasks if label_of(task.spec) == label] for label in labels}
+        return CustomGrouping(name, tuple(CustomGroup(label, found) for label, found in groups.items() if found))
+
+    return Benchmark(
+        name=name,
+        tasks=tuple(tasks),
+        aggregations=(
+            BenchmarkAggregation.MEAN_TASK,
+            grouping("Meta-task", lambda spec: spec.meta_task, META_TASKS),
+            grouping("Domain", lambda spec: "IND" if spec.in_distribution else "OOD", ("IND", "OOD")),
+        ),
+        description="Massive Multimodal Embedding Benchmark: hit@1 over a candidate list of each query's own.",
+        reference="https://arxiv.org/abs/2410.05160",
+        citation=_CITATION,
+    )
+
+
+def _tasks(
+    specs: Mapping[str, TaskSpec],
+    name_or_path: str | Path,
+    subsets: str | Sequence[str] | None,
+    place: Mapping[str, Any],
+) -> list[MMEBTask]:
+    names = pick_subsets(subsets, list(specs), source=str(name_or_path))
+    return [_task_class(specs[name], name_or_path, place)() for name in names]
+
+
+def _task_class(spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, Any]) -> type[MMEBTask]:
+    """Make the class of a task: mteb keeps metadata on classes, and drops an instance's when it unloads the data."""
+    metadata = MMEBMetadata(
+        name=spec.name,
+        description=f"{spec.subset} of MMEB ({spec.meta_task}): the right one of a query's own candidates.",
+        type="Any2AnyRetrieval",
+        category=spec.category,
+        modalities=["image", "text"],
+        dataset={"path": str(name_or_path), "revision": _revision(spec, name_or_path, place.get("revision"))},
+        eval_splits=["test"],
+        eval_langs=["eng-Latn"],
+        main_score=HIT_AT_1,
+        reference="https://arxiv.org/abs/2410.05160",
+        bibtex_citation=_CITATION,
+        targets_as_queries=spec.targets_as_queries,
+    )
+
+    def load() -> Dataset:
+        return load_mmeb_eval(name_or_path, spec.subset, **place)
+
+    members = {"spec": spec, "metadata": metadata, "load": staticmethod(load), "__module__": __name__}
+    return type(spec.name, (MMEBTask,), members)
+
+
+def _revision(spec: TaskSpec, name_or_path: str | Path, revision: str | None) -> str:
+    """Name the version of the data: a digest of local files, so that scores of other data are told apart."""
+    folder = Path(name_or_path).expanduser() / spec.subset
+    if not folder.is_dir():
+        return revision or "main"
+    digest = blake2b(digest_size=8)
+    for file in sorted(folder.glob("*.parquet")):
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _side(cells: Dataset, column: str, ids: list[str], spec: TaskSpec, *, with_images: bool) -> Dataset:
+    """Return one side as mteb wants it: an id, a text that is never null, and the image, in the order of the parts."""
+    stored = cells.select_columns(column).with_format("arrow")[:].column(column).combine_chunks()
+    images, texts = stored.field("image"), pc.fill_null(stored.field("text"), "")
+    columns, features = {"id": pa.array(ids)}, {"id": Value("string")}
+    if with_images:
+        columns, features = columns | {"image": images}, features | {"image": Image()}
+    elif rows := np.flatnonzero(_has_path(images)).tolist():
+        raise ValueError(
+            f"{spec.name}: {column} {rows[0]} has an image (as have {len(rows)} of {len(cells)}), but the task is "
+            f"declared {spec.category!r}, and mteb would drop it. Correct the category in saha_st.evaluation.specs."
+        )
+    columns, features = columns | {"text": texts}, features | {"text": Value("string")}
+    return Dataset(pa.table(columns).cast(Features(features).arrow_schema))
+
+
+def _has_path(images: pa.StructArray) -> np.ndarray:
+    there = pc.or_(pc.is_valid(images.field("path")), pc.is_valid(images.field("bytes")))
+    return np.asarray(pc.and_(pc.is_valid(images), there))
+
+
+def _distinct(found: np.ndarray) -> np.ndarray:
+    """Return the documents of a list without repetitions, in order: the truth stays first."""
+    return found[np.sort(np.unique(found, return_index=True)[1])]
