@@ -1,0 +1,1 @@
+"""The embedded tiny multimodal LLM and the two-minute run that turns it into an embedder."""
