@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
-from saha_st.cli.options import add_pairs_arguments, load_source
+from saha_st.cli.options import add_pairs_arguments
 
 NAME = "data"
 HELP = "check pairs, row by row"
@@ -14,10 +15,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     parser.add_argument("action", choices=("check",), help="check: list what is wrong")
     add_pairs_arguments(parser)
-    parser.add_argument("--max_seq_length", type=int, help="report texts longer than this, in tokens of --model")
+    parser.add_argument("--max_seq_length", type=int, help="report longer texts: characters, or tokens of --model")
     parser.add_argument("--model", dest="model_name_or_path", help="whose tokenizer counts tokens")
+    parser.add_argument("--limit", type=int, default=10, help="rows to show of each kind of problem")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check, print, and exit with 1 if a row cannot be used."""
-    raise NotImplementedError
+    """Check, print, and exit with 1 if there are rows that cannot be used."""
+    from saha_st.data import check_pairs, format_problems
+    from saha_st.data.problems import format_summary
+
+    result = check_pairs(
+        _load(args), tokenizer=_tokenizer(args), max_length=args.max_seq_length, show_progress_bar=not args.quiet
+    )
+    print(format_problems(result.problems, limit=args.limit))
+    print()
+    print(format_summary(result.summary))
+    return 1 if result.summary.errors else 0
+
+
+def _load(args: argparse.Namespace) -> Any:
+    from saha_st.data import load_mmeb, load_pairs
+
+    # Missing files are what this command lists, so loading must not stop at the first.
+    options = {"image_root": args.image_root, "max_rows": args.max_rows, "check_files": False}
+    if args.format == "mmeb":
+        if args.subset is None:
+            raise ValueError("--format mmeb needs --subset, one of the folders of the benchmark.")
+        return load_mmeb(args.path, args.subset, split=args.split or "original", **options)
+    columns = {"anchor": args.anchor, "positive": args.positive}
+    options |= {"split": args.split or "train", "subset": args.subset}
+    return load_pairs(args.path, **columns, **options)
+
+
+def _tokenizer(args: argparse.Namespace) -> Any:
+    if args.model_name_or_path is None:
+        return None
+    from transformers import AutoTokenizer
+
+    from saha_st.modules.loading import resolve_model
+
+    return AutoTokenizer.from_pretrained(resolve_model(args.model_name_or_path))

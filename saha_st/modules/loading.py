@@ -69,6 +69,8 @@ def load_embedder(
         prompt = prompt or HierarchicalPrompt()
     if prompt is not None:
         _set_prompt(model, prompt, model_name_or_path)
+    # The card would show, and upload, pictures of the training data.
+    model.model_card_data.generate_widget_examples = False
     if image_tokens is not None:
         set_image_tokens(transformer.processor, image_tokens)
     if max_seq_length is not None:

@@ -17,8 +17,8 @@ def test_a_config_survives_a_round_trip(run_dict):
 
 
 def test_the_papers_recipes_hold_the_papers_settings():
-    assert recipe_names() == ["qwen2-vl-2b-mmeb", "qwen2-vl-7b-mmeb"]
-    for name in recipe_names():
+    assert recipe_names() == ["mini-mmeb", "qwen2-vl-2b-mmeb", "qwen2-vl-7b-mmeb"]
+    for name in recipe_names()[1:]:
         config = RunConfig.from_file(name)
         assert config.mining == MiningConfig(num_negatives=15, pool_multiplier=3)
         assert config.adapter == AdapterConfig(r=8, lora_alpha=64, lora_dropout=0.1, use_dora=True)

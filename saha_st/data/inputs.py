@@ -1,0 +1,115 @@
+"""Read what is to be encoded: a folder of pictures, a text file, or any rows with a text, an image, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+
+from saha_st.data.image_files import require_image_files
+from saha_st.data.roles import assemble, find_role
+from saha_st.data.sources import open_rows
+from saha_st.data.tables import SUFFIXES
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+"""The files that count as pictures in a folder."""
+
+ID, INPUT = "id", "input"
+
+
+def load_inputs(
+    source: str | Path,
+    *,
+    text: str | None = None,
+    image: str | None = None,
+    id_column: str | None = None,
+    image_root: str | Path | None = None,
+    split: str = "train",
+    subset: str | None = None,
+) -> Dataset:
+    """Load single inputs, each with an id.
+
+    Args:
+        source: A folder of pictures (ids are their paths within it), a ``.txt`` file with a text a line (ids are the
+            line numbers, from 1), or whatever `load_pairs` reads: table files, folders of them, Hub datasets.
+        text: Column of texts. Default: ``text``, if there is one.
+        image: Column of images or of their paths. Default: ``image``, if there is one.
+        id_column: Column of ids. Default: ``id``, if there is one, else the row number.
+        image_root: What relative image paths are relative to. Default: the folder of the files.
+        split: Split, where the source has several.
+        subset: Configuration of a Hub dataset.
+
+    Returns:
+        Columns ``id`` (string) and ``input`` (string, Image, or a struct of both).
+
+    Raises:
+        ValueError: No inputs, or columns that are not there.
+        FileNotFoundError: The source or an image is missing.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir() and not _has_rows(path):
+        return _pictures(path)
+    if path.suffix.lower() == ".txt":
+        return _lines(path)
+    rows = open_rows(str(source), split=split, subset=subset)
+    if len(rows.table) == 0:
+        raise ValueError(f"{rows.name} has no rows; there is nothing to encode.")
+    given = {"image": image, "text": text}
+    parts = {part: name for part, name in given.items() if name} or _usual_parts(rows.table)
+    role = find_role(INPUT, parts, rows.table.features, rows.name)
+    root = Path(image_root).expanduser().absolute() if image_root is not None else None
+    folder = root or (rows.folder or Path()).absolute()
+    require_image_files(
+        rows.table,
+        role.image_columns,
+        folder if role.has_paths else root,
+        remedy="Correct the path, or pass image_root=<the folder that the image paths are relative to>.",
+    )
+    inputs = assemble(rows.table, {INPUT: role}, keep=(), path_root=folder, image_root=root)
+    return inputs.add_column(ID, _ids(rows.table, id_column, rows.name))
+
+
+def _has_rows(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("state.json", "dataset_dict.json")) or any(
+        path.suffix.lower() in SUFFIXES for path in folder.iterdir()
+    )
+
+
+def _pictures(folder: Path) -> Dataset:
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise ValueError(
+            f"The folder {str(folder)!r} holds neither pictures ({', '.join(IMAGE_SUFFIXES)}) nor tables."
+        )
+    values = {ID: [path.relative_to(folder).as_posix() for path in files], INPUT: [str(path) for path in files]}
+    return Dataset.from_dict(values, features=Features({ID: Value("string"), INPUT: ImageFeature()}))
+
+
+def _lines(path: Path) -> Dataset:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    kept = [(str(number), line) for number, line in enumerate(lines, start=1) if line.strip()]
+    if not kept:
+        raise ValueError(f"The file {str(path)!r} has no text in it; there is nothing to encode.")
+    return Dataset.from_dict({ID: [number for number, _ in kept], INPUT: [line for _, line in kept]})
+
+
+def _usual_parts(table: Dataset) -> Mapping[str, str]:
+    parts = {part: part for part in ("image", "text") if part in table.column_names}
+    if not parts:
+        raise ValueError(
+            f"There is no column 'text' or 'image', only {', '.join(table.column_names)}. Name the columns to encode "
+            "with text and image (--text_column, --image_column)."
+        )
+    return parts
+
+
+def _ids(table: Dataset, id_column: str | None, name: str) -> list[str]:
+    if id_column is not None and id_column not in table.column_names:
+        raise ValueError(f"{name} has no column {id_column!r} for ids; it has {', '.join(table.column_names)}.")
+    column = id_column or (ID if ID in table.column_names else None)
+    values = table[column] if column else range(len(table))
+    return [str(value) for value in values]

@@ -1,0 +1,165 @@
+"""The commands: what they say of themselves, what they refuse, and that each does its job on real files."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors import safe_open
+
+from saha_st.cli import COMMANDS, build_parser, main
+from saha_st.cli.train import parse_training_arguments
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    (folder / "more").mkdir(parents=True)
+    for name, colour in (("a.png", "red"), ("more/b.png", "blue")):
+        Image.new("RGB", (32, 32), colour).save(folder / name)
+    return folder
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(json.dumps({"anchor": f"query {i}", "positive": f"document {i}"}) for i in range(12)))
+    return path
+
+
+def test_help_and_import_need_no_torch():
+    code = (
+        "import sys, saha_st, saha_st.cli\n"
+        "try: saha_st.cli.main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'sentence_transformers', 'datasets', 'numpy', 'mteb'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "quickstart" in finished.stdout
+
+
+@pytest.mark.parametrize("command", [command.NAME for command in COMMANDS])
+def test_every_command_explains_itself_with_defaults(command, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert "usage: saha-st" in text and ("(default: " in text or command == "train")
+
+
+def test_every_public_name_resolves():
+    import saha_st
+
+    assert len(saha_st.__all__) > 10
+    for name in saha_st.__all__:
+        assert getattr(saha_st, name).__name__ in (name, "Transformer")  # our module goes by the stock class's name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = saha_st.nothing
+
+
+def test_encode_a_folder_of_pictures_to_safetensors(tiny_mllm, embedder, pictures, tmp_path, capsys):
+    output = tmp_path / "out" / "vectors.safetensors"
+    assert main(["encode", str(pictures), "--model", str(tiny_mllm), "--output", str(output), "--quiet"]) == 0
+    with safe_open(output, framework="numpy") as file:
+        vectors, metadata = file.get_tensor("embeddings"), file.metadata()
+    assert json.loads(metadata["ids"]) == ["a.png", "more/b.png"]
+    assert metadata["task"] == "document" and len(metadata["fingerprint"]) == 32
+    expected = embedder.encode_document([Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")])
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert "Wrote 2 vectors of 32 dimensions" in capsys.readouterr().out
+
+
+def test_encode_lines_of_text_to_parquet(tiny_mllm, embedder, tmp_path):
+    (tmp_path / "texts.txt").write_text("first\n\nthird\n")
+    arguments = ["--model", str(tiny_mllm), "--output", str(tmp_path / "v.parquet"), "--task", "query", "--quiet"]
+    assert main(["encode", str(tmp_path / "texts.txt"), *arguments]) == 0
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table.column("id").to_pylist() == ["1", "3"]
+    np.testing.assert_allclose(
+        table.column("embedding").to_pylist(), embedder.encode_query(["first", "third"]), atol=1e-6
+    )
+
+
+def test_encode_rows_with_image_and_text(tiny_mllm, embedder, pictures, tmp_path):
+    rows = [{"id": "x", "image": "a.png", "text": "one"}, {"id": "y", "image": "more/b.png", "text": "two"}]
+    (pictures / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["--model", str(tiny_mllm), "--output", str(tmp_path / "v.parquet"), "--quiet"]
+    assert main(["encode", str(pictures / "rows.jsonl"), *arguments]) == 0
+    table = pq.read_table(tmp_path / "v.parquet")
+    assert table.column("id").to_pylist() == ["x", "y"]
+    cells = [{"image": Image.new("RGB", (32, 32), c), "text": t} for c, t in (("red", "one"), ("blue", "two"))]
+    np.testing.assert_allclose(table.column("embedding").to_pylist(), embedder.encode_document(cells), atol=1e-6)
+
+
+def test_mine_writes_clusters_beside_their_statistics_and_not_over_them(tiny_mllm, pairs, tmp_path, capsys):
+    command = ["mine", str(pairs), "--model", str(tiny_mllm), "--output_dir", str(tmp_path / "mined"), "--quiet"]
+    assert main([*command, "--num_negatives", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 12
+    table = pq.read_table(tmp_path / "mined" / "clusters.parquet")
+    assert table.column_names == ["row", "cluster", "anchor", "positive"] and len(table) >= 11
+    assert main([*command, "--num_negatives", "3"]) == 2
+    assert "holds a mining result already" in capsys.readouterr().err
+
+
+def test_train_takes_any_training_argument(tiny_mllm, pairs, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"model: {tiny_mllm}\noutput_dir: {tmp_path / 'run'}\ndata: {{path: {pairs}}}\n"
+        "mining: {num_negatives: 2}\nadapter: {r: 2}\ntraining: {max_steps: 50}\n"
+    )
+    extra = ["--max_steps", "1", "--per_device_train_batch_size=6", "--learning_rate", "1e-3", "--use_cpu"]
+    assert main(["train", "--config", str(config), "--quiet", *extra]) == 0
+    assert str(tmp_path / "run" / "final") in capsys.readouterr().out
+    stored = json.loads((tmp_path / "run" / "run_config.json").read_text())["training"]
+    assert stored == {"max_steps": 1, "per_device_train_batch_size": 6, "learning_rate": 1e-3, "use_cpu": True}
+
+
+def test_training_arguments_are_read_as_yaml_values():
+    words = ["--learning_rate", "1e-5", "--bf16", "--report_to=tensorboard", "--eval-steps", "7", "--fsdp", "null"]
+    expected = {"learning_rate": 1e-5, "bf16": True, "report_to": "tensorboard", "eval_steps": 7, "fsdp": None}
+    assert parse_training_arguments(words) == expected
+    with pytest.raises(ValueError, match="unexpected argument 'stray'"):
+        parse_training_arguments(["stray"])
+
+
+def test_data_check_lists_problems_and_says_so_by_its_status(pairs, tmp_path, capsys):
+    assert main(["data", "check", str(pairs), "--quiet"]) == 0
+    assert "No problems found" in capsys.readouterr().out
+    rows = [{"anchor_image": "missing.png", "positive": "x"}, {"anchor_image": "missing.png", "positive": "y"}]
+    (tmp_path / "bad.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert main(["data", "check", str(tmp_path / "bad.jsonl"), "--quiet"]) == 1
+    assert "missing.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["encode", "{pictures}", "--model", "{model}", "--output", "v.txt"], "--output must end in"),
+        (["encode", "nowhere", "--model", "{model}", "--output", "v.parquet"], "nowhere"),
+        (["encode", "{pictures}", "--model", "{pictures}", "--output", "v.parquet"], "not a model checkpoint"),
+        (["train", "--config", "nothing"], "neither a file nor a recipe; recipes: mini-mmeb, qwen2-vl-2b-mmeb"),
+        (["quickstart", "--output_dir", "{pictures}"], "not empty"),
+    ],
+)
+def test_a_mistake_is_one_line_on_stderr_and_status_2(tiny_mllm, pictures, command, message, capsys):
+    filled = [part.format(model=tiny_mllm, pictures=pictures) for part in command]
+    assert main(filled) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+
+
+def test_an_unknown_flag_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["encode", "x", "--model", "m", "--output", "o.parquet", "--colour", "red"])
+    assert "unrecognized arguments: --colour red" in capsys.readouterr().err
+
+
+def test_the_parser_knows_its_commands():
+    assert build_parser().parse_args(["quickstart"]).output_dir == "quickstart-run"
