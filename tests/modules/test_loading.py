@@ -6,9 +6,11 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from huggingface_hub import RepoUrl
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -68,6 +70,26 @@ def test_plain_sentence_transformers_without_this_package_gives_the_same_vectors
     for cell, vectors in ours.items():
         np.testing.assert_allclose(plain[cell], vectors, atol=1e-5, err_msg=cell)
         assert np.ptp(vectors, axis=0).max() > 0.01  # the rows differ, so equality means something
+
+
+def test_what_push_to_hub_uploads_are_stock_modules(embedder, tmp_path, monkeypatch):
+    from huggingface_hub import HfApi
+
+    uploaded = tmp_path / "uploaded"
+    monkeypatch.setattr(
+        HfApi, "create_repo", lambda self, repo_id, **kwargs: RepoUrl(f"https://huggingface.co/{repo_id}")
+    )
+
+    def upload(self, folder_path, **kwargs):
+        shutil.copytree(folder_path, uploaded)
+        return SimpleNamespace(commit_url="https://huggingface.co/org/saha/commit/1")
+
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    embedder.push_to_hub("org/saha")
+    types = [module["type"] for module in json.loads((uploaded / "modules.json").read_text())]
+    assert len(types) == 3 and all(name.startswith("sentence_transformers.") for name in types)
+    plain = SentenceTransformer(str(uploaded), device="cpu")
+    np.testing.assert_allclose(plain.encode_query(["stars"]), embedder.encode_query(["stars"]), atol=1e-5)
 
 
 def test_a_plain_llm_becomes_last_token_pooling_with_the_papers_prompt(embedder):

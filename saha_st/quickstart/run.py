@@ -1,0 +1,149 @@
+"""The quickstart: a small generative multimodal LLM becomes an embedder, from prompt to search, on a CPU.
+
+Nothing here is special to the quickstart but the data: the same functions take any multimodal LLM and any pairs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from saha_st.data.scenes import write_mini_mmeb
+from saha_st.evaluation import Scores, comparison_table, evaluate, mini_mmeb_tasks
+from saha_st.evaluation.mmeb import MMEBTask
+from saha_st.modules import load_embedder
+from saha_st.prompts import HierarchicalPrompt
+from saha_st.quickstart.page import write_page
+from saha_st.training import RunConfig, train
+
+logger = logging.getLogger(__name__)
+
+PLAIN, PROMPTED, TUNED, IN_BATCH = "plain", "hierarchical prompt", "SaHa fine-tuned", "in-batch fine-tuned"
+
+NO_PROMPT = HierarchicalPrompt(system=None, query_suffix=None)
+"""The model's chat template as it comes."""
+
+
+@dataclass
+class QuickstartResult:
+    """What came out.
+
+    Attributes:
+        scores: hit@1 by stage, in order.
+        model_dir: The fine-tuned model; `SentenceTransformer` loads it.
+        page: HTML page with the table and a few searches.
+        seconds: Duration of each step.
+    """
+
+    scores: dict[str, Scores] = field(default_factory=dict)
+    model_dir: Path = Path()
+    page: Path = Path()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def table(self) -> str:
+        """Means by stage, in percent, as Markdown."""
+        return comparison_table(self.scores)
+
+
+def quickstart(
+    output_dir: str | Path,
+    *,
+    model: str = "saha-tiny-base",
+    compare: bool = False,
+    seed: int = 0,
+    train_rows: int = 500,
+    eval_rows: int = 80,
+    max_steps: int = -1,
+    report: Callable[[str], None] = logger.info,
+) -> QuickstartResult:
+    """Generate data, score, mine, train, score, save, load back, search.
+
+    Args:
+        output_dir: Folder for data, model and page; it must not exist or be empty.
+        model: The generative multimodal LLM to start from.
+        compare: Also train the in-batch baseline on as many pairs.
+        seed: Seed of data and training.
+        train_rows: Training pairs of each subset.
+        eval_rows: Queries of each subset.
+        max_steps: Stop training after so many steps; -1 trains the recipe's epochs.
+        report: Takes a line for each step.
+
+    Returns:
+        Scores, paths and durations.
+
+    Raises:
+        FileExistsError: The folder is not empty.
+        RuntimeError: Plain Sentence Transformers gives other vectors for the saved model.
+    """
+    folder = Path(output_dir)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"output_dir {str(folder)!r} is not empty. Choose another folder or remove it.")
+    result = QuickstartResult(model_dir=folder / "saha" / "final", page=folder / "quickstart.html")
+    config = _config(folder, model=model, seed=seed, max_steps=max_steps)
+    step = _Steps(result.seconds, report, total=8 if compare else 7)
+
+    with step("Generate mini-MMEB"):
+        write_mini_mmeb(folder / "mini-mmeb", seed=seed, train_rows=train_rows, eval_rows=eval_rows)
+        tasks = mini_mmeb_tasks(folder / "mini-mmeb")
+        for task in tasks:
+            task.load_data()
+    with step("Score the model as it comes"):
+        result.scores[PLAIN] = _score(load_embedder(model, prompt=NO_PROMPT), tasks, PLAIN)
+    with step("Score it with the hierarchical prompt"):
+        prompted = load_embedder(model)
+        result.scores[PROMPTED] = _score(prompted, tasks, PROMPTED)
+    if compare:
+        with step("Train on random batches, the baseline"):
+            random_batches = replace(config, mining=None, output_dir=str(folder / "in-batch"))
+            result.scores[IN_BATCH] = _score(train(random_batches), tasks, IN_BATCH)
+    with step("Mine hard negatives and train on mutually hard clusters"):
+        tuned = train(config)
+    with step("Score the fine-tuned model"):
+        result.scores[TUNED] = _score(tuned, tasks, TUNED)
+    with step("Load it back with plain Sentence Transformers"):
+        _check_plain(tuned, result.model_dir)
+    with step("Search, and write the page"):
+        write_page(result.page, tasks=tasks, models={PROMPTED: prompted, TUNED: tuned}, scores=result.scores)
+    return result
+
+
+def _config(folder: Path, *, model: str, seed: int, max_steps: int) -> RunConfig:
+    recipe = RunConfig.from_file("mini-mmeb", training={"seed": seed, "max_steps": max_steps, "disable_tqdm": True})
+    data = tuple(replace(source, path=str(folder / "mini-mmeb" / "MMEB-train")) for source in recipe.data)
+    return replace(recipe, model=model, data=data, output_dir=str(folder / "saha"))
+
+
+def _score(model: SentenceTransformer, tasks: list[MMEBTask], name: str) -> Scores:
+    return evaluate(model, tasks, batch_size=128, show_progress_bar=False, model_name=f"quickstart/{name}")
+
+
+def _check_plain(tuned: SentenceTransformer, folder: Path) -> None:
+    plain = SentenceTransformer(str(folder), device=str(tuned.device))
+    probes = ["a red circle", "two blue stars above a green square"]
+    difference = float(np.abs(plain.encode_query(probes) - tuned.encode_query(probes)).max())
+    if not difference <= 1e-5:
+        raise RuntimeError(f"SentenceTransformer({str(folder)!r}) gives other vectors (difference {difference:.2g}).")
+
+
+class _Steps:
+    """Reports each step when it begins and how long it took when it ends."""
+
+    def __init__(self, seconds: dict[str, float], report: Callable[[str], None], total: int) -> None:
+        self.seconds, self.report, self.total, self.count = seconds, report, total, 0
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        self.count += 1
+        self.report(f"[{self.count}/{self.total}] {name} …")
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
+        self.report(f"[{self.count}/{self.total}] {name}: {self.seconds[name]:.0f} s")
