@@ -8,26 +8,25 @@ distinct one is decoded and encoded once per run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import torch
-from datasets import Dataset, Features, Image
 from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from saha_st.data.cells import CELL_FEATURE, cells_from_parts, is_string
-from saha_st.encoding import SHARD_SIZE, DistinctInputs, VectorStore, vector_fingerprint
+from saha_st.encoding import SHARD_SIZE, VectorStore, vector_fingerprint
+from saha_st.evaluation.inputs import Inputs, inputs_of
 from saha_st.evaluation.mmeb import UNDEFINED
 from saha_st.prompts import HierarchicalPrompt
 
 Role = Literal["query", "document"] | None
+EncodeFunction = Callable[[list[dict[str, Any]]], np.ndarray]
 
 _MODALITIES = ("image", "text")
 
@@ -82,20 +81,20 @@ class Embedder(AbsEncoder):
             ValueError: A row that cannot be encoded, with its number and the task.
         """
         role, prompt = self._role(task_metadata, prompt_type), self._prompt(task_metadata, prompt_type)
-        cells = as_cells(inputs.dataset, prompt_type)
-        distinct = DistinctInputs.of(cells, "cell")
-        store = self._store(role, prompt)
-        missing = distinct.first_row[~store.contains(distinct.keys)]
-        key_of = dict(zip(distinct.first_row.tolist(), distinct.keys, strict=True))
         title = f"{task_metadata.name}, {prompt_type.value if prompt_type else 'input'}"
+        found = inputs_of(inputs.dataset, prompt_type)
+        keys, first_row, index_of_row = np.unique(found.keys, return_index=True, return_inverse=True)
+        store = self._store(role, prompt)
+        missing = np.sort(first_row[~store.contains(keys)])
+        encode = self._encode_function(role, prompt, batch_size)
         with tqdm(total=len(missing), desc=title, leave=False, disable=not self._show_progress_bar) as bar:
             for shard in _chunks(missing, SHARD_SIZE):
                 vectors = []
-                for part in _chunks(shard, 8 * batch_size):  # decoded images are held for so many rows at a time
-                    vectors.append(self._encode_rows(cells, part, role, prompt, batch_size, title))
-                    bar.update(len(part))
-                store.add(np.array([key_of[row] for row in shard.tolist()]), np.concatenate(vectors))
-        return store.get(distinct.keys)[distinct.index_of_row]
+                for rows in _chunks(shard, 8 * batch_size):  # decoded images are held for so many rows at a time
+                    vectors.append(_encode_rows(found, rows, encode, title))
+                    bar.update(len(rows))
+                store.add(found.keys[shard], np.concatenate(vectors))
+        return store.get(keys)[index_of_row]
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """Return the similarities of all pairs; shape (first, second).
@@ -104,8 +103,8 @@ class Embedder(AbsEncoder):
         values to the last bit (a matrix product does not promise that, and ties count as hits); what is not a number
         becomes `UNDEFINED`.
         """
-        one = np.ndim(embeddings1) == 1 or len(embeddings1) == 1
-        if not one or self.mteb_model_meta.similarity_fn_name is not ScoringFunction.COSINE:
+        one_with_many = np.ndim(embeddings1) == np.ndim(embeddings2) == 2 and len(embeddings1) == 1
+        if not one_with_many or self.mteb_model_meta.similarity_fn_name is not ScoringFunction.COSINE:
             return torch.as_tensor(super().similarity(embeddings1, embeddings2))
         cosines = cosine_with_each(np.asarray(embeddings1).reshape(-1), np.asarray(embeddings2))
         return torch.from_numpy(np.where(np.isfinite(cosines), cosines, UNDEFINED)).unsqueeze(0)
@@ -129,43 +128,13 @@ class Embedder(AbsEncoder):
             self._stores[role, prompt] = VectorStore(self._cache_folder, fingerprint)
         return self._stores[role, prompt]
 
-    def _encode_rows(
-        self, cells: Dataset, rows: np.ndarray, role: Role, prompt: str | None, batch_size: int, title: str
-    ) -> np.ndarray:
-        encode = {"query": self.model.encode_query, "document": self.model.encode_document, None: self.model.encode}
-        options = {"batch_size": batch_size, "show_progress_bar": False, "convert_to_numpy": True}
-        options |= {"prompt": prompt} if prompt is not None else {}
-        inputs = [_input(cell) for cell in cells[rows.tolist()]["cell"]]
-        try:
-            return np.asarray(encode[role](inputs, **options), dtype=np.float32)
-        except ValueError as error:
-            for row, each in zip(rows.tolist(), inputs, strict=True):
-                try:
-                    encode[role]([each], **options)
-                except ValueError as reason:
-                    message = str(reason).removeprefix("Input 0 of the batch: ")
-                    raise ValueError(f"{title} {row}: {message}") from error
-            raise
-
-
-def as_cells(dataset: Dataset, prompt_type: PromptType | None = None) -> Dataset:
-    """Return what mteb prepared for an encoder as a column `cell` of images and texts, nothing decoded.
-
-    Raises:
-        ValueError: The dataset has neither images nor texts.
-    """
-    text = _text_column(dataset, prompt_type)
-    has_images = "image" in dataset.column_names and isinstance(dataset.features["image"], Image)
-    if text is None and not has_images:
-        raise ValueError(f"There is neither a text nor an image to encode; the columns are {dataset.column_names}.")
-    columns = [name for name in ("image" if has_images else None, text) if name is not None]
-    chunks = []
-    for batch in dataset.select_columns(columns).with_format("arrow")[:].to_batches():
-        images = batch.column("image") if has_images else pa.nulls(len(batch), Image().pa_type)
-        texts = pa.nulls(len(batch), pa.string()) if text is None else batch.column(text)
-        chunks.append(cells_from_parts(images, texts))
-    schema = Features({"cell": CELL_FEATURE}).arrow_schema
-    return Dataset(pa.table([pa.chunked_array(chunks, schema.field("cell").type)], schema=schema))
+    def _encode_function(self, role: Role, prompt: str | None, batch_size: int) -> EncodeFunction:
+        model = self.model
+        encode = {"query": model.encode_query, "document": model.encode_document, None: model.encode}[role]
+        options = {"batch_size": batch_size, "show_progress_bar": False} | (
+            {} if prompt is None else {"prompt": prompt}
+        )
+        return lambda inputs: np.asarray(encode(inputs, **options), dtype=np.float32)
 
 
 def cosine_with_each(vector: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -192,22 +161,22 @@ def modalities_of(model: SentenceTransformer) -> list[str]:
     return [name for name in _MODALITIES if name in names]
 
 
-def _text_column(dataset: Dataset, prompt_type: PromptType | None) -> str | None:
-    """Name the column that has the text as it is in the data: mteb strips the ends of a document's `text`."""
-    names = dataset.column_names
-    untouched = prompt_type is PromptType.document and "body" in names and "title" not in names
-    name = "body" if untouched else "text"
-    return name if name in names and is_string(dataset.features[name]) else None
-
-
-def _input(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an input of the parts that are there, image first. An image without a word has no empty text beside it.
-
-    Always a mapping: Sentence Transformers opens a bare string that looks like the path of an image.
-    """
-    image, text = cell["image"], cell["text"]
-    parts = {} if image is None else {"image": image}
-    return parts if parts and not text else parts | {"text": text}
+def _encode_rows(inputs: Inputs, rows: np.ndarray, encode: EncodeFunction, title: str) -> np.ndarray:
+    """Encode some rows; what fails is named."""
+    try:
+        cells = inputs.read(rows)
+    except OSError as error:  # an image that is none, of which Pillow names the file
+        raise ValueError(f"{title}: {error}. Replace the file, or leave out the rows that have it.") from error
+    try:
+        return encode(cells)
+    except ValueError as error:  # names a place in a batch that was sorted: find the row, one by one
+        for row, cell in zip(rows, cells, strict=True):
+            try:
+                encode([cell])
+            except ValueError as reason:
+                message = str(reason).removeprefix("Input 0 of the batch: ")
+                raise ValueError(f"{title} {row}: {message}") from error
+        raise
 
 
 def _name_of(model: SentenceTransformer) -> str:

@@ -38,8 +38,8 @@ def evaluate(
         model: The model, or an encoder that has encoded some of the inputs already.
         tasks: What `mmeb_tasks` or `mini_mmeb_tasks` returns. To score several models, call `load_data` of each task
             first: data that were loaded before are kept.
-        output_dir: Where to write results, in mteb's layout (`results/<model>/<revision>/<task>.json`). A task that has
-            its result there, of the same model and data, is not run again.
+        output_dir: Where to write results, in mteb's layout: `results/<model>/<revision>/<task>.json`. A task whose
+            result is there, of the same model and data, is not run again.
         batch_size: Inputs per forward.
         show_progress_bar: Show bars for tasks and inputs.
         model_name: As `name` of `Embedder`.
