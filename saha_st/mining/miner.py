@@ -72,7 +72,8 @@ class MinedClusters:
             layers.append(dataset.add_column(LABEL, column, feature=List(Value("int64"), length=3)))
         mined = concatenate_datasets(layers).select((self.rows + occurrence * len(dataset)).tolist())
         mined.info.description = json.dumps(self.statistics)
-        return mined
+        # The loss takes the first column for the anchors, and joining tables may change the order.
+        return mined.select_columns([*dataset.column_names, LABEL])
 
     def save(self, output_dir: str | os.PathLike[str]) -> None:
         """Write ``clusters.parquet`` (row, cluster, anchor, positive) and ``mining.json`` (the statistics)."""

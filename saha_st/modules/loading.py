@@ -12,6 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from sentence_transformers.util import is_sentence_transformer_model, load_file_path
 
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
+from saha_st.modules.card import EmbedderCardData
 from saha_st.modules.image_tokens import set_image_tokens
 from saha_st.modules.transformer import HierarchicalPromptTransformer
 from saha_st.prompts import HierarchicalPrompt
@@ -58,7 +59,7 @@ def load_embedder(
         (1, 128)
     """
     path = resolve_model(model_name_or_path)
-    model = SentenceTransformer(path, device=device, **kwargs)
+    model = SentenceTransformer(path, device=device, **{"model_card_data": EmbedderCardData(), **kwargs})
     transformer = HierarchicalPromptTransformer.adopt(_input_module(model, model_name_or_path))
     hub_kwargs = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     if adapter := load_file_path(path, ADAPTER_FILE, **hub_kwargs):
@@ -69,8 +70,6 @@ def load_embedder(
         prompt = prompt or HierarchicalPrompt()
     if prompt is not None:
         _set_prompt(model, prompt, model_name_or_path)
-    # The card would show, and upload, pictures of the training data.
-    model.model_card_data.generate_widget_examples = False
     if image_tokens is not None:
         set_image_tokens(transformer.processor, image_tokens)
     if max_seq_length is not None:
@@ -116,10 +115,8 @@ def _input_module(model: SentenceTransformer, name: str) -> Transformer:
 def _embedder_of(model: SentenceTransformer, transformer: HierarchicalPromptTransformer) -> SentenceTransformer:
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
     modules = [transformer, pooling, Normalize()]
-    embedder = SentenceTransformer(modules=modules, device=str(model.device), truncate_dim=model.truncate_dim)
-    embedder.similarity_fn_name = "cosine"
-    embedder.model_card_data.base_model = model.model_card_data.base_model
-    return embedder
+    options = {"truncate_dim": model.truncate_dim, "model_card_data": model.model_card_data}
+    return SentenceTransformer(modules=modules, device=str(model.device), similarity_fn_name="cosine", **options)
 
 
 def _set_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str) -> None:

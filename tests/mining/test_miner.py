@@ -72,6 +72,16 @@ def test_pairs_with_pictures_keep_every_row_and_never_oppose_their_own_positives
     assert (statistics["anchors"], statistics["documents"], statistics["rows"]) == (11, 11, 12)
 
 
+def test_columns_keep_their_order_because_the_loss_goes_by_it(embedder, pictures):
+    reversed_features = Features({name: pictures.features[name] for name in ("positive", "anchor")})
+    pictures.info.features = reversed_features  # what joining tables leaves behind
+    for column_names in (["anchor", "positive"], ["positive", "anchor"]):
+        dataset = pictures.select_columns(column_names)
+        mined = find_saha_clusters(dataset, embedder, num_negatives=3, **QUIET).of(dataset)
+        assert mined.column_names == [*column_names, "label"]
+        assert list(mined[0]) == [*column_names, "label"]
+
+
 def test_rows_are_referred_to_and_not_copied(embedder, pictures):
     mined = mine_saha_clusters(pictures, embedder, num_negatives=3, **QUIET)
     source = pictures._data.column("anchor").chunk(0).field("image").buffers()

@@ -76,6 +76,13 @@ def test_checkpoints_name_stock_modules_only(finished):
         assert len(types) == 3 and all(name.startswith("sentence_transformers.") for name in types)
 
 
+def test_the_card_is_written_and_shows_no_training_data(finished):
+    _, folder = finished
+    card = (folder / "final" / "README.md").read_text()
+    assert "SentenceTransformer" in card and "Which?" not in card and "number 7" not in card
+    assert not list(folder.rglob("assets"))
+
+
 def test_an_adapter_checkpoint_loads_with_its_base(finished):
     _, folder = finished
     checkpoint = SentenceTransformer(str(folder / "checkpoint-4"), device="cpu")
