@@ -32,6 +32,7 @@ from saha_st.data.scenes.subsets import CROP_DOCUMENT, IMAGE_DOCUMENT
 
 HANDWRITTEN_TRAIN = 1200
 """The first 1,200 of scikit-learn's 1,797 handwritten digits are for training, the rest for evaluation."""
+_HANDWRITTEN_SIZE = 34
 
 
 @dataclass(frozen=True)
@@ -280,6 +281,9 @@ def _handwritten_digits() -> tuple:
 
 
 def _handwritten(row: int) -> Image.Image:
-    """The digit in black on white, scaled up."""
+    """The digit in black on white, as large as the printed ones: the scans themselves have no margin."""
     ink = Image.fromarray((255 - _handwritten_digits()[0][row] * (255 / 16)).astype("uint8"))
-    return ink.resize((PICTURE_SIZE, PICTURE_SIZE), Image.Resampling.BICUBIC).convert("RGB")
+    picture = Image.new("RGB", (PICTURE_SIZE, PICTURE_SIZE), "white")
+    margin = (PICTURE_SIZE - _HANDWRITTEN_SIZE) // 2
+    picture.paste(ink.resize((_HANDWRITTEN_SIZE, _HANDWRITTEN_SIZE), Image.Resampling.BICUBIC), (margin, margin))
+    return picture
