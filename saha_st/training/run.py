@@ -84,7 +84,8 @@ def train(
     check_rendering(trainer, datasets)
     checkpoint = last_whole_checkpoint(folder) if resume else None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if trainer.is_world_process_zero():
         merge_adapter(model)
         save_verified(model, folder / FINAL, probe=next(iter(datasets.values()))[0]["anchor"])
