@@ -26,6 +26,7 @@ from saha_st.data.scenes.scene import (
     WORDS,
     Item,
     Scene,
+    is_held_out,
     sample_scene,
 )
 from saha_st.data.scenes.subsets import CROP_DOCUMENT, IMAGE_DOCUMENT
@@ -157,7 +158,8 @@ def _scenes_i2t(scene: Scene, rng: Random) -> Example:
 
 
 def _changes_it2i(scene: Scene, rng: Random) -> Example:
-    source, _ = alter(scene, rng)
+    while (source := _source(scene, rng)) is None:
+        scene = sample_scene(rng, kind=scene.kind, held_out=is_held_out(scene))
     # The query is the other scene plus the words that lead back; staying where one is, is the obvious mistake.
     while True:
         target, change = alter(source, rng)
@@ -165,6 +167,15 @@ def _changes_it2i(scene: Scene, rng: Random) -> Example:
             break
     near = (_image_document(source, rng),)
     return Example(change, picture_of(source, rng), _image_document(scene, rng), near)
+
+
+def _source(scene: Scene, rng: Random) -> Scene | None:
+    """A scene one change away and on the same side, since queries are shown too; None for the few that have none."""
+    for _ in range(200):
+        source, _ = alter(scene, rng)
+        if is_held_out(source) == is_held_out(scene):
+            return source
+    return None
 
 
 def _lookalikes_i2i(scene: Scene, rng: Random) -> Example:
