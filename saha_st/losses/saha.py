@@ -100,6 +100,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
                 router_mapping={"anchor": "query", "positive": "document"},
             )
             loss = SaHaLoss(model, mini_batch_size=4)
+            # With several processes, pass callbacks=[saha_st.samplers.SetEpochCallback()]: a resumed run needs it.
             SentenceTransformerTrainer(model=model, args=args, train_dataset=train_dataset, loss=loss).train()
     """
 
@@ -131,7 +132,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         self.false_negative_margin = false_negative_margin
         self.mask_duplicates = mask_duplicates
         self._metric_sums: dict[str, Tensor] = {}
-        self._metric_rows = 0
+        self._metric_rows: dict[str, Tensor | int] = {}
         self._warned_of_missing_labels = False
 
     def calculate_loss(
@@ -165,16 +166,19 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         Each value is a scalar tensor, so that nothing waits for the device before a value is read:
 
         * ``positive_cosine``: cosine of anchor and own positive;
-        * ``hardest_negative_cosine``: the largest cosine of an anchor with a negative that is not masked, or -1;
+        * ``hardest_negative_cosine``: the largest cosine of an anchor with a negative that is not masked;
         * ``in_batch_accuracy``: how often the own positive beats that negative;
         * ``masked_share``: share of the other documents that is masked.
+
+        Rows without any negative do not count in the second and third, which are NaN if there are no
+        others.
 
         Evaluation leaves them alone. ``trainer.track_loss_components(loss.pop_metrics())`` after each step logs them
         beside the loss.
         """
-        metrics = {name: total / self._metric_rows for name, total in self._metric_sums.items()}
-        self._metric_sums, self._metric_rows = {}, 0
-        return metrics
+        sums, rows = self._metric_sums, self._metric_rows
+        self._metric_sums, self._metric_rows = {}, {}
+        return {name: total / rows[name] for name, total in sums.items()}
 
     def get_config_dict(self) -> dict[str, Any]:
         """The arguments, for the model card."""
@@ -232,16 +236,17 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
     def _observe(self, cosines: Tensor, masked: Tensor, own: Tensor) -> None:
         """Add a chunk to the metrics; all of shape (chunk, documents) but ``own``, (chunk,)."""
         positive = cosines.gather(1, own[:, None]).squeeze(1)
-        negatives = cosines.masked_fill(masked, -1.0).scatter(1, own[:, None], -1.0)
-        hardest = negatives.amax(dim=1)
-        sums = {
-            "positive_cosine": positive.sum(),
-            "hardest_negative_cosine": hardest.sum(),
-            "in_batch_accuracy": (positive > hardest).sum().to(cosines.dtype),
-            "masked_share": masked.sum() / max(cosines.shape[1] - 1, 1),
+        hardest = cosines.masked_fill(masked.scatter(1, own[:, None], True), -torch.inf).amax(dim=1)
+        contrasted = hardest > -torch.inf  # a row whose documents are all masked would count as a perfect one
+        sums_and_rows = {
+            "positive_cosine": (positive.sum(), len(own)),
+            "hardest_negative_cosine": (hardest.masked_fill(~contrasted, 0.0).sum(), contrasted.sum()),
+            "in_batch_accuracy": ((contrasted & (positive > hardest)).sum().to(cosines.dtype), contrasted.sum()),
+            "masked_share": (masked.sum() / max(cosines.shape[1] - 1, 1), len(own)),
         }
-        self._metric_sums = {name: self._metric_sums.get(name, 0) + value for name, value in sums.items()}
-        self._metric_rows += len(own)
+        for name, (total, rows) in sums_and_rows.items():
+            self._metric_sums[name] = self._metric_sums.get(name, 0) + total
+            self._metric_rows[name] = self._metric_rows.get(name, 0) + rows
 
     def _checked_labels(self, labels: Tensor | None, rows: int) -> Tensor | None:
         """Labels of shape (rows, 3), or None if duplicates are not to be masked or not known."""
@@ -272,7 +277,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 _CITATION = """
 @misc{ju2025generator,
-    title={From Generator to Embedder: Harnessing Innate Abilities of Multimodal LLMs via Building Universal
+    title={From Generator to Embedder: Harnessing Innate Abilities of Multimodal LLMs via Building Zero-Shot
            Discriminative Embedding Model},
     author={Yeong-Joon Ju and Seong-Whan Lee},
     year={2025},

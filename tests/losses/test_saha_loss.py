@@ -282,6 +282,24 @@ def test_metrics_average_over_the_rows_since_they_were_last_taken():
     assert loss.pop_metrics() == {}
 
 
+def test_rows_without_a_negative_leave_the_negatives_metrics_alone():
+    # The second anchor answers to all three documents, the other two only to their own.
+    labels = torch.tensor([[0, 0, 0], [0, 1, 1], [0, 2, 2], [0, 1, 0], [0, 1, 2]])
+    anchors = torch.eye(5)[[0, 1, 2, 1, 1]]
+    positives = torch.eye(5)[[0, 1, 2, 0, 2]]
+    model = Fixed(anchors, positives)
+    loss = SaHaLoss(model, mini_batch_size=2)
+    loss(model.features(), labels)
+    metrics = {name: value.item() for name, value in loss.pop_metrics().items()}
+    assert metrics["hardest_negative_cosine"] == 0.0  # rows 0 and 2
+    assert metrics["in_batch_accuracy"] == 1.0  # 2 of 2; rows 1, 3 and 4 have nobody to beat
+    assert metrics["positive_cosine"] == pytest.approx(0.6)
+    loss(model.features(), torch.zeros(5, 3, dtype=torch.long))
+    metrics = loss.pop_metrics()
+    assert metrics["masked_share"] == 1.0
+    assert metrics["in_batch_accuracy"].isnan() and metrics["hardest_negative_cosine"].isnan()
+
+
 def test_metrics_hold_no_graph_and_do_not_alter_the_gradient():
     columns = random_columns(6, 6)
     loss, _ = fixed_loss(*columns, mask_duplicates=False)
