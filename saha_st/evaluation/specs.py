@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from saha_st.data.mmeb import MMEB_SUBSETS
+from saha_st.data.mmeb.subsets import MetaTask
 
-MetaTask = Literal["Classification", "VQA", "Retrieval", "Grounding"]
 Category = Literal["it2t", "t2it", "it2it"]
 
 META_TASKS: tuple[MetaTask, ...] = ("Classification", "VQA", "Retrieval", "Grounding")
