@@ -15,13 +15,11 @@ from random import Random
 
 from saha_st.data.scenes import language
 from saha_st.data.scenes.scene import KINDS, Scene, sample_scene
+from saha_st.prompts import QUERY_SUFFIX
+from saha_st.prompts import SYSTEM as ONE_WORD_SYSTEM
 
 DEFAULT_SYSTEM = "You are a helpful assistant."
-ONE_WORD_SYSTEM = (
-    "Given an image, summarize the provided image in one word. Given only text, describe the text in one word."
-)
-SUFFIX_IMAGE = "\nRepresent the given text/image in one word."
-SUFFIX_TEXT = "\nRepresent the given text in one word."
+SUFFIX_IMAGE, SUFFIX_TEXT = QUERY_SUFFIX["image"], QUERY_SUFFIX["text"]
 
 _ASK_CAPTION = (
     "",
