@@ -21,6 +21,8 @@ from saha_st.data.scenes import (
     write_mini_mmeb,
 )
 from saha_st.data.scenes.changes import alter
+from saha_st.data.scenes.examples import HANDWRITTEN_TRAIN, make_examples
+from saha_st.data.scenes.mini_mmeb import _candidates, _pool
 from saha_st.data.scenes.scene import COLOURS, KINDS, POSITIONS, SHAPES
 
 TRAIN_COLUMNS = ["qry", "qry_image_path", "pos_text", "pos_image_path"]
@@ -180,7 +182,7 @@ def assert_placeholder_iff_image(root, text, path):
             assert picture.size == (64, 64)
 
 
-def test_no_candidate_but_the_first_is_right(mini):
+def test_first_candidate_is_the_answer_on_record(mini):
     concepts = json.loads((mini / "concepts.json").read_text())["eval"]
     for name in ("Objects", "CountVQA", "RelationVQA", "TextVQA", "PositionVQA"):
         for row, concept in zip(eval_rows(mini, name), concepts[name]["positive"], strict=True):
@@ -188,10 +190,52 @@ def test_no_candidate_but_the_first_is_right(mini):
             assert concept not in row["tgt_text"][1:]
 
 
+def readings(concept):
+    """The concept, and of a single shape the one without its position: what a caption of either may say."""
+    kind, _, rest = concept.partition(": ")
+    shown, _, place = rest.partition(" / ")
+    spot = kind == "spot"
+    return {concept, f"group: {' '.join(shown.split()[:2])} / {place}"} if spot else {concept}
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_no_candidate_but_the_first_is_right(name):
+    rng = Random(0)
+    retrieval = SUBSETS[name].meta_task == "retrieval"
+    examples = make_examples(name, rng, 300 if retrieval else 80, held_out=True)
+    pool = _pool(name, examples, 150, rng)
+    left_out = Counter()
+    for example in examples:
+        right = example.positive.concept
+        first, *others = _candidates(example, pool, 150, rng)
+        assert first == example.positive and len(others) >= 9
+        for other in others:
+            assert right not in readings(other.concept) and other.concept not in readings(right)
+        left_out.update(right in readings(each.concept) and right != each.concept for each in pool)
+    if retrieval:
+        assert left_out[True], "no positive met a document that says more; the test shows nothing"
+
+
+def drawn_sides(name, count, held_out):
+    """On which side each picture lies that the subset's rows show: scenes by their concept."""
+    examples = make_examples(name, Random(f"sides-{name}"), count, held_out=held_out)
+    pictures = [each for example in examples for each in (example.picture, example.positive.picture) if each]
+    assert len(examples) == count and len(pictures) >= count
+    if name == "Digits":
+        return {picture.digit >= HANDWRITTEN_TRAIN for picture in pictures}
+    return {is_held_out(picture.scene) for picture in pictures}
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_training_shows_no_held_out_picture_and_evaluation_no_other(name):
+    assert drawn_sides(name, 500, held_out=False) == {False}
+    assert drawn_sides(name, 80, held_out=True) == {True}
+
+
 def test_eval_queries_show_concepts_that_training_never_shows(mini):
     concepts = json.loads((mini / "concepts.json").read_text())
     shown = {concept for rows in concepts["train"].values() for concept in rows["query"] if concept}
-    asked = {concept for name in ("Objects", "CountVQA", "Crops") for concept in concepts["eval"][name]["query"]}
+    asked = {concept for rows in concepts["eval"].values() for concept in rows["query"] if concept}
     assert shown and asked
     assert not shown & asked
 

@@ -69,11 +69,17 @@ class Document:
         text: A label, an answer, a caption, or the instruction of an image document.
         concept: What it stands for; documents of equal concept answer the same queries.
         picture: The picture, for image documents.
+        looser: ``looser_concept`` of the scene that it shows or describes; empty for others.
     """
 
     text: str
     concept: str
     picture: Picture | None = None
+    looser: str = ""
+
+    def answers_like(self, other: Document) -> bool:
+        """Whether the two answer the same queries, or one of them is true of what the other shows."""
+        return self.concept in (other.concept, other.looser) or other.concept == self.looser
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,11 @@ def _label(text: str) -> Document:
 
 
 def _image_document(scene: Scene, rng: Random) -> Document:
-    return Document(IMAGE_DOCUMENT, scene.concept, picture_of(scene, rng))
+    return Document(IMAGE_DOCUMENT, scene.concept, picture_of(scene, rng), looser=scene.looser_concept)
+
+
+def _caption_document(scene: Scene, rng: Random) -> Document:
+    return Document(language.caption(scene, rng), scene.concept, looser=scene.looser_concept)
 
 
 def _crop_document(picture: Picture, index: int) -> Document:
@@ -152,9 +162,8 @@ def _scenes_t2i(scene: Scene, rng: Random) -> Example:
 
 
 def _scenes_i2t(scene: Scene, rng: Random) -> Example:
-    other = alter(scene, rng)[0]
-    near = (Document(language.caption(other, rng), other.concept),)
-    return Example("", picture_of(scene, rng), Document(language.caption(scene, rng), scene.concept), near)
+    near = (_caption_document(alter(scene, rng)[0], rng),)
+    return Example("", picture_of(scene, rng), _caption_document(scene, rng), near)
 
 
 def _changes_it2i(scene: Scene, rng: Random) -> Example:

@@ -161,9 +161,9 @@ def _pool(name: str, examples: list[Example], candidates: int, rng: Random) -> l
 
 def _candidates(example: Example, pool: list[Document], limit: int, rng: Random) -> list[Document]:
     """The answer, what is nearly the answer, then others; nothing that is as right as the answer."""
-    near = [document for document in example.distractors if document.concept != example.positive.concept]
+    near = [document for document in example.distractors if not document.answers_like(example.positive)]
     first = list(dict.fromkeys([example.positive, *near]))[:limit]
-    others = [document for document in pool if document.concept != example.positive.concept and document not in near]
+    others = [document for document in pool if not document.answers_like(example.positive) and document not in near]
     return first + rng.sample(others, min(limit - len(first), len(others)))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "pink", "black")
@@ -65,6 +65,13 @@ class Scene:
             " ".join(part for part in (item.colour, item.name, item.position) if part) for item in self.items
         )
         return f"{self.kind}: {', '.join(items)} / {self.place}"
+
+    @property
+    def looser_concept(self) -> str:
+        """The concept with a spot's position left out: "a red circle on sand" is as true of a red circle top left."""
+        if self.kind != "spot":
+            return self.concept
+        return Scene("group", (replace(self.item, position=""),), self.place).concept
 
     @property
     def item(self) -> Item:
