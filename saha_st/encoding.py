@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -110,7 +110,7 @@ def encode_column(
         ValueError: An input that cannot be encoded or whose vector is not finite, with its row and column.
         FileNotFoundError: An image file that does not exist, with its row; before anything is encoded.
     """
-    distinct = distinct or DistinctInputs.of(dataset, column)
+    distinct = DistinctInputs.of(dataset, column) if distinct is None else distinct
     store = VectorStore(cache_folder, vector_fingerprint(model, task=task, prompt=prompt))
     missing = np.flatnonzero(~store.contains(distinct.keys))
     logger.info(
@@ -166,6 +166,8 @@ def _input_settings(module: Any) -> dict[str, Any]:
         vocabulary.pop(state, None)
     return {
         "config": module.get_config_dict() if hasattr(module, "get_config_dict") else repr(module),
+        "backbone": getattr(getattr(module, "config", None), "to_dict", dict)(),
+        "adapters": getattr(getattr(module, "model", None), "peft_config", None),
         "max_seq_length": getattr(module, "max_seq_length", None),
         "chat_template": getattr(processor, "chat_template", None),
         "image_processor": getattr(getattr(processor, "image_processor", None), "to_dict", dict)(),
@@ -260,11 +262,11 @@ def _encode_rows(
     dataset: Dataset, column: str, rows: np.ndarray, encode: Callable[[list[Any]], np.ndarray]
 ) -> np.ndarray:
     """Encode some rows of a column; shape (rows, dim)."""
-    cells = dataset.select_columns(column)[rows.tolist()][column]
+    cells = dataset.select_columns(column)
     try:
-        vectors = encode(cells)
-    except ValueError as error:
-        row, reason = _culprit(cells, rows, encode, error)
+        vectors = encode(cells[rows.tolist()][column])
+    except (ValueError, OSError) as error:  # OSError: a picture that cannot be decoded
+        row, reason = _culprit(cells, column, rows, encode, error)
         raise ValueError(f"Row {row}, column {column!r}: {reason}") from error
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
@@ -275,12 +277,14 @@ def _encode_rows(
     return vectors
 
 
-def _culprit(cells: Sequence[Any], rows: np.ndarray, encode: Callable[..., Any], error: ValueError) -> tuple[Any, str]:
+def _culprit(
+    cells: Dataset, column: str, rows: np.ndarray, encode: Callable[..., Any], error: Exception
+) -> tuple[Any, str]:
     """Find the row that a failed batch is about, by encoding one after the other."""
-    for row, cell in zip(rows, cells, strict=True):
+    for row in rows.tolist():
         try:
-            encode([cell])
-        except ValueError as reason:
+            encode([cells[row][column]])
+        except (ValueError, OSError) as reason:
             return row, str(reason).removeprefix("Input 0 of the batch: ")
     return f"{rows[0]}..{rows[-1]}", str(error)
 

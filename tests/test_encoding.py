@@ -150,12 +150,14 @@ def test_writing_over_a_file_keeps_the_old_one_when_it_fails(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_an_input_that_fails_is_named_by_row_and_column(embedder, tmp_path):
+@pytest.mark.parametrize("decoded", [True, False])
+def test_an_input_that_fails_is_named_by_row_and_column(embedder, tmp_path, decoded):
+    Image.new("RGB", (32, 32)).save(tmp_path / "fine.png")
     (tmp_path / "broken.png").write_bytes(b"not a picture")
-    dataset = Dataset.from_dict({"anchor": ["x"] * 3, "image": [str(tmp_path / "broken.png")] * 3})
-    cells = [{"text": "fine"}, {"text": "fine"}, {"image": str(tmp_path / "broken.png")}]
-    dataset = Dataset.from_list([{"anchor": cell} for cell in cells])
-    with pytest.raises(ValueError, match=r"Row 2, column 'anchor': .*broken\.png' cannot be read"):
+    cells = [{"image": str(tmp_path / name)} for name in ("fine.png", "fine.png", "broken.png")]
+    features = Features({"anchor": {"image": ImageFeature(decode=decoded)}})
+    dataset = Dataset.from_list([{"anchor": cell} for cell in cells], features=features)
+    with pytest.raises(ValueError, match=r"Row 2, column 'anchor': .*broken\.png"):
         encode_column(dataset, "anchor", embedder, **QUIET)
 
 

@@ -42,7 +42,7 @@ def _load(args: argparse.Namespace) -> Any:
     if args.format == "mmeb":
         if args.subset is None:
             raise ValueError("--format mmeb needs --subset, one of the folders of the benchmark.")
-        return load_mmeb(args.path, args.subset, split=args.split or "original", **options)
+        return load_mmeb(args.path, args.subset, split=args.split or "diverse_instruction", **options)
     columns = {"anchor": args.anchor, "positive": args.positive}
     options |= {"split": args.split or "train", "subset": args.subset}
     return load_pairs(args.path, **columns, **options)

@@ -7,7 +7,7 @@ Any argument of SentenceTransformerTrainingArguments may follow, and wins over t
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import Any, NoReturn
 
 NAME = "train"
 HELP = "train on mined clusters"
@@ -34,37 +34,22 @@ def run(args: argparse.Namespace, extra: list[str]) -> int:
 
 
 def parse_training_arguments(extra: list[str]) -> dict[str, Any]:
-    """Read ``--name value``, ``--name=value`` and ``--flag`` as YAML values by name.
+    """Read the stock trainer's arguments, each with the type it has there; only those that were given.
 
     Raises:
-        ValueError: Something that is no such argument.
+        ValueError: Something that is no such argument, or a value that it does not take.
     """
-    import yaml
+    if not extra:
+        return {}
+    from sentence_transformers import SentenceTransformerTrainingArguments
+    from transformers import HfArgumentParser
 
-    values: dict[str, Any] = {}
-    items = iter([part for item in extra for part in _split(item)])
-    name = None
-    for item in items:
-        if item.startswith("--"):
-            name = item[2:].replace("-", "_")
-            values[name] = True
-        elif name is None:
-            raise ValueError(f"unexpected argument {item!r}; training arguments are written --name value.")
-        else:
-            # YAML takes 1e-5 for a string: it wants 1.0e-5.
-            values[name] = _number(item) if _number(item) is not None else yaml.safe_load(item)
-            name = None
-    return values
+    class Parser(HfArgumentParser):
+        def error(self, message: str) -> NoReturn:
+            raise ValueError(message)
 
-
-def _split(item: str) -> list[str]:
-    return item.split("=", maxsplit=1) if item.startswith("--") else [item]
-
-
-def _number(text: str) -> float | int | None:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return None
+    namespace, unknown = Parser(SentenceTransformerTrainingArguments).parse_known_args(extra)
+    if unknown:
+        raise ValueError(f"{' '.join(unknown)}: not an argument of SentenceTransformerTrainingArguments.")
+    given = [item.removeprefix("--").split("=")[0].replace("-", "_") for item in extra if item.startswith("--")]
+    return {name.removeprefix("no_"): getattr(namespace, name.removeprefix("no_")) for name in given}

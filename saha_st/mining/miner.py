@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from sentence_transformers import SentenceTransformer
 
 from saha_st.encoding import DistinctInputs, EncodedColumn, Task, encode_column, vector_fingerprint, write_whole
 from saha_st.mining.build import find_clusters
-from saha_st.mining.checks import check_document_of_row
+from saha_st.mining.checks import check_document_of_row, check_options
 from saha_st.mining.clusters import ClusterAssignment
+from saha_st.mining.neighbours import import_faiss
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +51,30 @@ class MinedClusters:
     statistics: dict[str, Any]
 
     def of(self, dataset: Dataset) -> Dataset:
-        """The mined dataset: the rows of ``dataset`` in cluster order, with the column ``label``.
+        """The mined dataset: the rows of ``dataset`` in cluster order.
+
+        Returns:
+            Columns ``anchor``, ``positive``, further hard negatives if there are columns ``negative…``, and ``label``.
+            Other columns are left out: a trainer would take them for inputs.
 
         Raises:
-            ValueError: ``dataset`` has another number of rows than the one these clusters are of, or has a ``label``.
+            ValueError: ``dataset`` does not hold the pairs that were mined.
         """
-        if len(dataset) != self.statistics["rows"]:
+        names = (self.statistics["anchor_column_name"], self.statistics["positive_column_name"])
+        _check_columns(dataset, *names)
+        found = _digest(*(DistinctInputs.of(dataset, name) for name in names))
+        if found != self.statistics["data"]:
             raise ValueError(
-                f"These clusters are of a dataset of {self.statistics['rows']} rows, this one has {len(dataset)}. "
-                "Pass the dataset that was mined."
+                f"These clusters are of other pairs: of {self.statistics['rows']} rows that were mined, this dataset "
+                f"has {len(dataset)}, and not the same ones. Pass the dataset that was mined, or mine this one."
             )
-        if LABEL in dataset.column_names:
-            raise ValueError(f"The dataset has a column {LABEL!r} already; remove it, it would be overwritten.")
+        return self._joined_to(dataset, *names)
+
+    def _joined_to(self, dataset: Dataset, anchor: str, positive: str) -> Dataset:
+        negatives = [name for name in dataset.column_names if name.startswith("negative")]
+        dataset = dataset.select_columns([anchor, positive, *negatives])
+        new_names = {anchor: "anchor", positive: "positive"}
+        dataset = dataset.rename_columns({old: new for old, new in new_names.items() if old != new})
         # Adding a column to selected rows would copy their images. Instead each layer is the whole source, shared,
         # with the labels of the first, second, … time a row occurs; then the entries are selected from the layers.
         occurrence = _occurrences(self.rows)
@@ -73,7 +87,7 @@ class MinedClusters:
         mined = concatenate_datasets(layers).select((self.rows + occurrence * len(dataset)).tolist())
         mined.info.description = json.dumps(self.statistics)
         # The loss takes the first column for the anchors, and joining tables may change the order.
-        return mined.select_columns([*dataset.column_names, LABEL])
+        return mined.select_columns(["anchor", "positive", *negatives, LABEL])
 
     def save(self, output_dir: str | os.PathLike[str]) -> None:
         """Write ``clusters.parquet`` (row, cluster, anchor, positive) and ``mining.json`` (the statistics)."""
@@ -134,7 +148,31 @@ def mine_saha_clusters(
     mined = find_saha_clusters(dataset, model, **options)
     if output_dir is not None:
         mined.save(output_dir)
-    return mined.of(dataset)
+    return mined._joined_to(dataset, mined.statistics["anchor_column_name"], mined.statistics["positive_column_name"])
+
+
+def label_pairs(
+    dataset: Dataset, *, anchor_column_name: str = "anchor", positive_column_name: str = "positive"
+) -> Dataset:
+    """Label pairs without mining them: every row is a cluster of its own.
+
+    For training on random batches whose known duplicates are masked all the same.
+
+    Args:
+        dataset: Pairs.
+        anchor_column_name: Column of the anchors.
+        positive_column_name: Column of the positives.
+
+    Returns:
+        The rows in their order, with ``label`` = [row, anchor, positive].
+    """
+    _check_columns(dataset, anchor_column_name, positive_column_name)
+    rows = np.arange(len(dataset))
+    inputs = [DistinctInputs.of(dataset, name).index_of_row for name in (anchor_column_name, positive_column_name)]
+    labels = np.stack([rows, *inputs], axis=1)
+    return MinedClusters(rows, labels, {"rows": len(rows)})._joined_to(
+        dataset, anchor_column_name, positive_column_name
+    )
 
 
 def find_saha_clusters(
@@ -173,7 +211,7 @@ def find_saha_clusters(
         corpus_prompt: Replaces the system level for positives.
         batch_size: Inputs per forward.
         use_faiss: Search with FAISS (extra ``faiss``) instead of torch.
-        faiss_index: FAISS factory string for an approximate index, such as ``"IVF1024,Flat"``.
+        faiss_index: FAISS factory string for an approximate index, such as ``"IVF1024,Flat"``; implies ``use_faiss``.
         cache_folder: Where to keep vectors; a killed run goes on from there.
         show_progress_bar: Show bars with the time left.
 
@@ -181,6 +219,10 @@ def find_saha_clusters(
         ValueError: Fewer than two rows or two distinct positives, a missing column, ``num_negatives`` larger than the
             data, an empty cell, a missing or unreadable image, a vector that is not finite; with row and column.
     """
+    check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
+    use_faiss = use_faiss or faiss_index is not None
+    if use_faiss:
+        import_faiss()
     _check_columns(dataset, anchor_column_name, positive_column_name)
     anchors = DistinctInputs.of(dataset, anchor_column_name)
     documents = DistinctInputs.of(dataset, positive_column_name)
@@ -208,7 +250,13 @@ def find_saha_clusters(
         **settings,
     )
     mined = _by_reference(assignment, anchors, documents)
-    mined.statistics.update(settings=settings, model=vector_fingerprint(model))
+    mined.statistics.update(
+        settings=settings,
+        model=vector_fingerprint(model),
+        data=_digest(anchors, documents),
+        anchor_column_name=anchor_column_name,
+        positive_column_name=positive_column_name,
+    )
     _log(mined.statistics)
     return mined
 
@@ -238,6 +286,13 @@ def _by_reference(assignment: ClusterAssignment, anchors: DistinctInputs, docume
     counts = asdict(assignment.counts)
     counts["cluster_sizes"] = {str(size): count for size, count in counts["cluster_sizes"].items()}
     return MinedClusters(rows, labels, counts | {"anchors": len(anchors), "documents": len(documents)})
+
+
+def _digest(anchors: DistinctInputs, documents: DistinctInputs) -> str:
+    """Name the pairs, row by row."""
+    digest = blake2b(anchors.keys[anchors.index_of_row].tobytes(), digest_size=16)
+    digest.update(documents.keys[documents.index_of_row].tobytes())
+    return digest.hexdigest()
 
 
 def _occurrences(rows: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def top_k(
     if backend == "torch" and (faiss_index is not None or faiss_parameters is not None):
         raise ValueError("faiss_index and faiss_parameters need backend='faiss', got backend='torch'.")
     if backend == "faiss":
-        _import_faiss()
+        import_faiss()
     where = _exact_device(device) if backend == "torch" else torch.device("cpu")
     block_size = _BLOCK_SIZE.get(where.type, _BLOCK_SIZE["cuda"]) if block_size is None else block_size
     if k < 1 or block_size < 1:
@@ -182,7 +182,7 @@ def _faiss_blocks(
     faiss_index: str | None,
     faiss_parameters: str | None,
 ) -> Blocks:
-    faiss = _import_faiss()
+    faiss = import_faiss()
     query_norms, document_norms = norms
     index = faiss.index_factory(documents.shape[1], faiss_index or "Flat", faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
@@ -210,7 +210,8 @@ def _check_shapes(queries: np.ndarray, documents: np.ndarray, backend: str) -> N
         )
 
 
-def _import_faiss() -> Any:
+def import_faiss() -> Any:
+    """Import FAISS, or say how to install it."""
     try:
         import faiss
     except ImportError as error:

@@ -105,7 +105,7 @@ def _hits(
 
 
 def _cell(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {part: row[part] for part in ("image", "text") if row.get(part) is not None}
+    return {part: row[part] for part in ("image", "text") if row.get(part)}
 
 
 def _thumbnail(image: Image.Image | None) -> str | None:

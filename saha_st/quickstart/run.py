@@ -11,11 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+from transformers import TrainerCallback, TrainerState
 
-from saha_st.data.scenes import write_mini_mmeb
+from saha_st.data.scenes import draw, sample_scene, write_mini_mmeb
 from saha_st.evaluation import Scores, comparison_table, evaluate, mini_mmeb_tasks
 from saha_st.evaluation.mmeb import MMEBTask
 from saha_st.modules import load_embedder
@@ -100,18 +103,20 @@ def quickstart(
     with step("Score it with the hierarchical prompt"):
         prompted = load_embedder(model)
         result.scores[PROMPTED] = _score(prompted, tasks, PROMPTED)
-    if compare:
-        with step("Train on random batches, the baseline"):
-            random_batches = replace(config, mining=None, output_dir=str(folder / "in-batch"))
-            result.scores[IN_BATCH] = _score(train(random_batches), tasks, IN_BATCH)
     with step("Mine hard negatives and train on mutually hard clusters"):
-        tuned = train(config)
+        progress = _Progress(report)
+        tuned = train(config, callbacks=(progress,))
+    if compare:
+        with step("Train on random batches, on as many pairs"):
+            equal = {**config.training, "max_steps": progress.steps}
+            baseline = replace(config, mining=None, training=equal, output_dir=str(folder / "in-batch"))
+            result.scores[IN_BATCH] = _score(train(baseline, callbacks=(_Progress(report),)), tasks, IN_BATCH)
     with step("Score the fine-tuned model"):
         result.scores[TUNED] = _score(tuned, tasks, TUNED)
     with step("Load it back with plain Sentence Transformers"):
-        _check_plain(tuned, result.model_dir)
-    with step("Search, and write the page"):
-        write_page(result.page, tasks=tasks, models={PROMPTED: prompted, TUNED: tuned}, scores=result.scores)
+        plain = _load_plain(result.model_dir, tuned)
+    with step("Search with it, and write the page"):
+        write_page(result.page, tasks=tasks, models={PROMPTED: prompted, TUNED: plain}, scores=result.scores)
     return result
 
 
@@ -122,15 +127,35 @@ def _config(folder: Path, *, model: str, seed: int, max_steps: int) -> RunConfig
 
 
 def _score(model: SentenceTransformer, tasks: list[MMEBTask], name: str) -> Scores:
-    return evaluate(model, tasks, batch_size=128, show_progress_bar=False, model_name=f"quickstart/{name}")
+    return evaluate(model, tasks, batch_size=64, show_progress_bar=False, model_name=f"quickstart/{name}")
 
 
-def _check_plain(tuned: SentenceTransformer, folder: Path) -> None:
+def _load_plain(folder: Path, tuned: SentenceTransformer) -> SentenceTransformer:
+    """Load the saved model as anybody would, and make sure that it is the trained one."""
     plain = SentenceTransformer(str(folder), device=str(tuned.device))
-    probes = ["a red circle", "two blue stars above a green square"]
-    difference = float(np.abs(plain.encode_query(probes) - tuned.encode_query(probes)).max())
-    if not difference <= 1e-5:
-        raise RuntimeError(f"SentenceTransformer({str(folder)!r}) gives other vectors (difference {difference:.2g}).")
+    picture = draw(sample_scene(Random(0)), seed=0)
+    probes = ["a red circle", {"image": picture}, {"image": picture, "text": "Which colour is it?"}]
+    for side in ("encode_query", "encode_document"):
+        difference = float(np.abs(getattr(plain, side)(probes) - getattr(tuned, side)(probes)).max())
+        if not difference <= 1e-5:
+            raise RuntimeError(
+                f"SentenceTransformer({str(folder)!r}) gives other vectors (difference {difference:.2g})."
+            )
+    return plain
+
+
+class _Progress(TrainerCallback):
+    """Reports how far training is, and remembers how many steps it took."""
+
+    def __init__(self, report: Callable[[str], None]) -> None:
+        self.report, self.steps = report, 0
+
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+        self.steps = state.global_step
+        if "loss" in logs:
+            accuracy = float(logs.get("in_batch_accuracy", "nan"))
+            line = f"      step {state.global_step}/{state.max_steps}: loss {float(logs['loss']):.2f}"
+            self.report(f"{line}, in-batch accuracy {accuracy:.2f}")
 
 
 class _Steps:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ logger = logging.getLogger(__name__)
 VISION_MODULES = ("visual", "vision_tower", "vision_model", "image_newline")
 """Names under which transformers keeps a vision tower, its projector included where it belongs to the tower."""
 
-_PROBES = ["a probe", "another text, to compare vectors before and after"]
+_PROBES = ("a probe", "another text, to compare vectors before and after")
 
 
 def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int = 0) -> None:
@@ -37,7 +39,7 @@ def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int 
     Raises:
         ValueError: No linear layer of the language model has one of the names.
     """
-    pattern = _language_model_layers(model[0].model, config.target_modules)
+    pattern = language_model_layers(model[0].model, config.target_modules)
     torch.manual_seed(seed)
     lora = LoraConfig(
         r=config.r,
@@ -71,6 +73,10 @@ def log_trainable(model: SentenceTransformer) -> None:
     total = sum(parameter.numel() for parameter in model.parameters())
     trained = ", ".join(f"{count:,} in {str(dtype).removeprefix('torch.')}" for dtype, count in counts.items())
     logger.info("Training %s of %s parameters.", trained or "none", f"{total:,}")
+    if set(counts) & {torch.bfloat16, torch.float16}:
+        logger.warning(
+            "Small steps on 16-bit weights are rounded away. Load them with model_kwargs: {dtype: float32}."
+        )
 
 
 def has_adapter(model: SentenceTransformer) -> bool:
@@ -78,13 +84,12 @@ def has_adapter(model: SentenceTransformer) -> bool:
     return any(isinstance(module, BaseTunerLayer) for module in model[0].model.modules())
 
 
-def merge_adapter(model: SentenceTransformer, *, tolerance: float | None = None) -> None:
+def merge_adapter(model: SentenceTransformer, *, probes: Sequence[Any] = _PROBES) -> None:
     """Merge an adapter into the weights, in place, so that the model saves and loads as a plain one.
 
     Args:
         model: An embedder with an adapter; without one, nothing happens.
-        tolerance: Largest difference of a vector's components that is taken for rounding. Default: 1e-4 for float32
-            weights, 2e-2 for 16-bit weights.
+        probes: Inputs to compare before and after.
 
     Raises:
         RuntimeError: The merged model gives other vectors.
@@ -92,9 +97,7 @@ def merge_adapter(model: SentenceTransformer, *, tolerance: float | None = None)
     if not has_adapter(model):
         return
     backbone = model[0].model
-    if tolerance is None:
-        tolerance = 1e-4 if backbone.dtype == torch.float32 else 2e-2
-    before = model.encode(_PROBES)
+    before = model.encode(list(probes))
     for name, module in list(backbone.named_modules()):
         if isinstance(module, BaseTunerLayer):
             module.merge(safe_merge=True)
@@ -104,16 +107,26 @@ def merge_adapter(model: SentenceTransformer, *, tolerance: float | None = None)
         if hasattr(backbone, attribute):
             delattr(backbone, attribute)
     backbone._hf_peft_config_loaded = False
-    difference = float(np.abs(model.encode(_PROBES) - before).max())
-    if not difference <= tolerance:
+    if problem := disagreement(model.encode(list(probes)), before, backbone.dtype):
         raise RuntimeError(
-            f"Merging the adapter changed the vectors by up to {difference:.2g} (tolerance {tolerance:g}). Keep the "
-            "unmerged checkpoint, and load it with the same version of peft."
+            f"Merging the adapter changed the vectors: {problem}. Keep the unmerged checkpoint, and load it with the "
+            "same version of peft."
         )
 
 
-def _language_model_layers(backbone: nn.Module, names: tuple[str, ...]) -> str:
-    """A regular expression for the layers to adapt; anchored, because vision towers use the same names."""
+def disagreement(vectors: np.ndarray, expected: np.ndarray, dtype: torch.dtype) -> str | None:
+    """Say how two sets of unit vectors (inputs, dim) differ, if by more than rounding in ``dtype`` explains."""
+    tolerance = 1e-6 if dtype == torch.float32 else 2e-3
+    cosine = float((vectors * expected).sum(axis=1).min())
+    return None if 1 - cosine <= tolerance else f"the smallest cosine is {cosine:.7f}, at least {1 - tolerance} is due"
+
+
+def language_model_layers(backbone: nn.Module, names: tuple[str, ...]) -> str:
+    """A regular expression for the layers to adapt; anchored, because vision towers use the same names.
+
+    Raises:
+        ValueError: No linear layer of the language model has one of the names.
+    """
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
     owner = r"(.*\.)?language_model\..*" if hasattr(backbone, "language_model") else r"(?!.*vision).*"
     pattern = rf"{owner}\.({'|'.join(map(re.escape, names))})"

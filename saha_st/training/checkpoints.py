@@ -11,26 +11,32 @@ from saha_st.training.config import RunConfig
 CONFIG_FILE = "run_config.json"
 
 
+_SAME_RESULT = {"report_to", "run_name", "logging_steps", "disable_tqdm", "dataloader_num_workers", "save_total_limit"}
+"""Training arguments that may change between a run and its resumption."""
+
+
 def open_output_dir(config: RunConfig, *, resume: bool) -> Path:
-    """Create the run's folder, or take it up again.
+    """Create the run's folder, or take it up again. On one process only; the others wait for it.
 
     Raises:
         FileExistsError: The folder is not empty, and ``resume`` was not asked for.
-        ValueError: The run to resume had another config.
+        ValueError: The run to resume had another config, or the folder holds no run.
     """
     folder = Path(config.output_dir)
-    stored = folder / CONFIG_FILE
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output_dir {str(folder)!r} is a file.")
-    if folder.is_dir() and any(folder.iterdir()) and not resume:
+    # A run that failed before it made anything leaves its config only, and may be started again with another.
+    begun = {path.name for path in folder.iterdir()} - {CONFIG_FILE} if folder.is_dir() else set()
+    if begun and not resume:
         raise FileExistsError(
             f"output_dir {str(folder)!r} is not empty. Choose another folder, remove it, or go on with resume=True "
             "(--resume)."
         )
-    if resume and stored.exists():
-        _check_same(json.loads(stored.read_text()), config.to_dict(), folder)
+    wanted = json.loads(json.dumps(config.to_dict(), default=str))
+    if begun:
+        _check_same(folder, wanted)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(stored, lambda file: file.write(json.dumps(config.to_dict(), indent=2).encode()))
+    write_whole(folder / CONFIG_FILE, lambda file: file.write(json.dumps(wanted, indent=2).encode()))
     return folder
 
 
@@ -49,10 +55,20 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _check_same(stored: dict, wanted: dict, folder: Path) -> None:
-    different = [key for key in wanted if stored.get(key) != wanted[key]]
+def _check_same(folder: Path, wanted: dict) -> None:
+    stored = folder / CONFIG_FILE
+    if not stored.exists():
+        raise ValueError(f"The folder {str(folder)!r} holds no run to resume: it has no {CONFIG_FILE}.")
+    before, now = (_deciding(values) for values in (json.loads(stored.read_text()), wanted))
+    different = [key for key in now if before.get(key) != now[key]]
     if different:
         raise ValueError(
             f"The run in {str(folder)!r} was started with other values of {', '.join(different)}; resumed, it would "
             "not be the same run. Restore them, or choose another output_dir."
         )
+
+
+def _deciding(values: dict) -> dict:
+    """What of a config the result depends on."""
+    training = {key: value for key, value in (values.get("training") or {}).items() if key not in _SAME_RESULT}
+    return {**values, "training": training, "output_dir": None}

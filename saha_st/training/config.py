@@ -1,12 +1,13 @@
 """What a training run is made of: one frozen record, from YAML or Python, checked before anything is loaded.
 
-Every key has a place and a type; a key that is not known is refused with the nearest one that is. Whatever
+Every key has its place; a key that is not known is refused with the nearest one that is. Whatever
 `SentenceTransformerTrainingArguments` knows goes under ``training`` and is handed over as it is.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
@@ -24,9 +25,10 @@ class DataConfig:
 
     Args:
         path: Hub id, folder or file, as in `load_pairs`; for MMEB the repository or its local copy.
+        name: What to call it in logs and folders. Default: the subset, or the file's or folder's name.
         format: ``"pairs"`` for anchor/positive columns, ``"mmeb"`` for the layout of TIGER-Lab/MMEB-train.
         subset: Configuration of the dataset; the MMEB subset, or several. None: MMEB's all.
-        split: Split of the dataset. Default: ``train``, for MMEB ``original``.
+        split: Split of the dataset. Default: ``train``, for MMEB ``diverse_instruction``.
         anchor: Column of the anchors (``pairs``).
         positive: Column of the positives (``pairs``).
         image_root: Folder that relative image paths are under.
@@ -43,6 +45,7 @@ class DataConfig:
     image_root: str | None = None
     max_rows: int | None = None
     owner_filter: bool = True
+    name: str | None = None
 
     def __post_init__(self) -> None:
         if self.format not in ("pairs", "mmeb"):
@@ -168,7 +171,7 @@ class RunConfig:
         parsers = {
             "data": lambda items: tuple(_build(DataConfig, item, "data") for item in _as_list(items, "data")),
             "eval_data": lambda items: tuple(
-                _build(DataConfig, item, "eval_data") for item in _as_list(items, "data")
+                _build(DataConfig, item, "eval_data") for item in _as_list(items, "eval_data")
             ),
             "prompt": lambda item: item and _build(HierarchicalPrompt, item, "prompt"),
             "image_tokens": lambda item: item and tuple(item),
@@ -195,7 +198,7 @@ class RunConfig:
         """
         text = _read_config(config)
         try:
-            values = yaml.safe_load(text)
+            values = yaml.load(text, Loader=_Loader)  # noqa: S506, a safe loader
         except yaml.YAMLError as error:
             raise ValueError(f"{str(config)!r} is not valid YAML: {error}") from error
         if not isinstance(values, dict):
@@ -208,6 +211,15 @@ class RunConfig:
         values = asdict(self)
         values["prompt"] = self.prompt.to_dict() if self.prompt else None
         return _plain(values)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people write it: ``5e-5`` is a number, not only ``5.0e-5``."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def recipe_names() -> list[str]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping
+import shutil
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -28,10 +29,17 @@ from transformers import TrainerCallback
 
 from saha_st.encoding import DistinctInputs
 from saha_st.losses import SaHaLoss
-from saha_st.mining.miner import MinedClusters, find_saha_clusters
+from saha_st.mining.miner import MinedClusters, find_saha_clusters, label_pairs
 from saha_st.modules import load_embedder
 from saha_st.samplers import ClusterBatchSampler, SameTaskBatchSampler, SetEpochCallback
-from saha_st.training.adapters import add_adapter, freeze_vision, log_trainable, merge_adapter
+from saha_st.training.adapters import (
+    add_adapter,
+    disagreement,
+    freeze_vision,
+    language_model_layers,
+    log_trainable,
+    merge_adapter,
+)
 from saha_st.training.checkpoints import last_whole_checkpoint, open_output_dir
 from saha_st.training.config import RunConfig
 from saha_st.training.evaluator import PairRetrievalEvaluator
@@ -69,8 +77,13 @@ def train(
     Source: Ju & Lee, arXiv 2508.00955, section 4.1 for the settings of the recipes.
     """
     args = training_arguments(config)
-    folder = open_output_dir(config, resume=resume)
+    state = PartialState()
+    if state.is_main_process:
+        open_output_dir(config, resume=resume)
+    state.wait_for_everyone()
+    folder = Path(config.output_dir)
     sources = load_sources(config.data, seed=args.seed)
+    evaluators = _evaluators(config, evaluator, args)
     model = load_embedder(
         config.model,
         prompt=config.prompt,
@@ -78,17 +91,22 @@ def train(
         max_seq_length=config.max_seq_length,
         model_kwargs=dict(config.model_kwargs),
     )
+    if config.adapter is not None:
+        language_model_layers(model[0].model, config.adapter.target_modules)
+    loss = _loss(config, args, model)
+    # All that could be wrong without having looked at the data has been looked at: here the long work begins.
     datasets = {source.name: _clustered(source, model, config, folder) for source in sources}
     choose_trainable(model, config, seed=args.seed)
-    trainer = _trainer(config, args, model, datasets, _evaluators(config, evaluator, args), callbacks)
+    trainer = _trainer(args, model, datasets, loss, evaluators, callbacks)
     check_rendering(trainer, datasets)
     checkpoint = last_whole_checkpoint(folder) if resume else None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    if trainer.is_world_process_zero():
-        merge_adapter(model)
-        save_verified(model, folder / FINAL, probe=next(iter(datasets.values()))[0]["anchor"])
+    probes = _probes(datasets)
+    merge_adapter(model, probes=probes)
+    if state.is_main_process:
+        save_verified(model, folder / FINAL, probes=probes)
     return model
 
 
@@ -109,7 +127,7 @@ def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArgument
     defaults = {
         "per_device_train_batch_size": 64,
         "learning_rate": 5e-5,
-        "bf16": not on_cpu and torch.cuda.is_bf16_supported(),
+        "bf16": not on_cpu and not config.training.get("fp16") and _has_bf16(),
         "gradient_checkpointing_kwargs": {"use_reentrant": False},
         "dataloader_drop_last": True,
         "logging_steps": 10,
@@ -136,6 +154,10 @@ def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArgument
             args.per_device_train_batch_size,
         )
     return args
+
+
+def _has_bf16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def choose_trainable(model: SentenceTransformer, config: RunConfig, *, seed: int) -> None:
@@ -168,31 +190,37 @@ def check_rendering(trainer: SentenceTransformerTrainer, datasets: Mapping[str, 
                 )
 
 
-def save_verified(model: SentenceTransformer, folder: Path, *, probe: Any, tolerance: float | None = None) -> None:
+def save_verified(model: SentenceTransformer, folder: Path, *, probes: Sequence[Any]) -> None:
     """Save a model and make sure that plain Sentence Transformers reads the same model back.
 
     Args:
         model: The model, adapters merged.
-        folder: Where to save it.
-        probe: An input to compare.
-        tolerance: As in `merge_adapter`.
+        folder: Where to save it; appears when it has been verified, and replaces what was there.
+        probes: Inputs to compare.
 
     Raises:
         RuntimeError: The reloaded model gives other vectors.
     """
-    if tolerance is None:
-        tolerance = 1e-4 if model.dtype == torch.float32 else 2e-2
-    model.save_pretrained(str(folder))
-    reloaded = SentenceTransformer(str(folder), device=str(model.device), model_kwargs={"dtype": model.dtype})
-    probe = {key: value for key, value in probe.items() if value is not None} if isinstance(probe, dict) else probe
-    probes = ["a probe", probe]
-    difference = float(np.abs(model.encode_query(probes) - reloaded.encode_query(probes)).max())
-    if not difference <= tolerance:
+    unverified = folder.with_name(f"{folder.name}.unverified")
+    shutil.rmtree(unverified, ignore_errors=True)
+    model.save_pretrained(str(unverified))
+    reloaded = SentenceTransformer(str(unverified), device=str(model.device))
+    problem = disagreement(reloaded.encode_query(list(probes)), model.encode_query(list(probes)), model.dtype)
+    if problem:
         raise RuntimeError(
-            f"The model saved in {str(folder)!r} gives other vectors when it is loaded again (difference "
-            f"{difference:.2g}, tolerance {tolerance:g}). Do not publish it; the checkpoints beside it are intact."
+            f"The model saved in {str(unverified)!r} gives other vectors when it is loaded again: {problem}. Do not "
+            "publish it; the checkpoints beside it are intact."
         )
-    logger.info("Saved the model in %s; loaded again, its vectors differ by at most %.1e.", folder, difference)
+    shutil.rmtree(folder, ignore_errors=True)
+    unverified.rename(folder)
+    logger.info("Saved the model in %s; loaded again, it gives the same vectors.", folder)
+
+
+def _probes(datasets: Mapping[str, Dataset]) -> list[Any]:
+    """A text, and an anchor and a positive of every dataset, without the parts that are None."""
+    cells = [dataset[0][column] for dataset in datasets.values() for column in ("anchor", "positive")]
+    cells = [{k: v for k, v in cell.items() if v is not None} if isinstance(cell, dict) else cell for cell in cells]
+    return ["a probe", *cells]
 
 
 class _LogLossMetrics(TrainerCallback):
@@ -209,23 +237,29 @@ class _LogLossMetrics(TrainerCallback):
 def _clustered(source: PairSource, model: SentenceTransformer, config: RunConfig, folder: Path) -> Dataset:
     """Mine a dataset, or take up what an earlier start of this run mined."""
     if config.mining is None:
-        return source.dataset
+        return label_pairs(source.dataset)
     place = folder / "mining" / source.name
     options = asdict(config.mining) | {
         "cache_folder": config.mining.cache_folder or folder / "vectors",
         "num_negatives": _possible_negatives(source, config.mining.num_negatives),
         "owner_filter": source.owner_filter,
     }
-    with PartialState().main_process_first():
+    # One process of each machine mines; the rule is deterministic, so machines agree without talking. The others look
+    # for the result instead of waiting in a collective, which would time out on a long mining.
+    if PartialState().is_local_main_process:
         if not (place / "mining.json").exists():
             logger.info("Mining %s: %d pairs.", source.name, len(source.dataset))
             find_saha_clusters(source.dataset, model, **options).save(place)
-        return MinedClusters.load(place).of(source.dataset)
+    while not (place / "mining.json").exists():
+        time.sleep(1)
+    return MinedClusters.load(place).of(source.dataset)
 
 
 def _possible_negatives(source: PairSource, wanted: int) -> int:
     """Clusters of a task with few labels are smaller: one row of each label at most."""
     possible = len(DistinctInputs.of(source.dataset, "positive")) - 1
+    if possible < 1:
+        raise ValueError(f"data: all positives of {source.name!r} are the same; there is nothing to tell apart.")
     if possible < wanted:
         logger.warning(
             "%s has %d distinct positives: its clusters have %d mates at most, not mining.num_negatives=%d.",
@@ -237,19 +271,19 @@ def _possible_negatives(source: PairSource, wanted: int) -> int:
     return min(wanted, possible)
 
 
+def _loss(config: RunConfig, args: SentenceTransformerTrainingArguments, model: SentenceTransformer) -> SaHaLoss:
+    gather = config.loss.gather_across_devices and args.world_size > 1
+    return SaHaLoss(model, **asdict(config.loss) | {"gather_across_devices": gather})
+
+
 def _trainer(
-    config: RunConfig,
     args: SentenceTransformerTrainingArguments,
     model: SentenceTransformer,
     datasets: dict[str, Dataset],
+    loss: SaHaLoss,
     evaluators: list[BaseEvaluator],
     callbacks: tuple,
 ) -> SentenceTransformerTrainer:
-    loss = SaHaLoss(
-        model,
-        **asdict(config.loss) | {"gather_across_devices": config.loss.gather_across_devices and args.world_size > 1},
-        mask_duplicates=config.mining is not None,
-    )
     trainer = SentenceTransformerTrainer(
         model=model,
         args=args,

@@ -43,7 +43,7 @@ def load_sources(configs: Sequence[DataConfig], *, seed: int) -> list[PairSource
     names = [source.name for source in sources]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(
-            f"data: more than one dataset is named {', '.join(sorted(twice))}; every task needs its own name."
+            f"data: more than one dataset is named {', '.join(sorted(twice))}; give each its own with the key name."
         )
     return sources
 
@@ -52,7 +52,7 @@ def _load(config: DataConfig, seed: int) -> dict[str, Dataset]:
     options = {"image_root": config.image_root, "max_rows": config.max_rows, "seed": seed}
     if config.format == "mmeb":
         subsets = [config.subset] if isinstance(config.subset, str) else config.subset
-        return dict(load_mmeb(config.path, subsets, split=config.split or "original", **options))
+        return dict(load_mmeb(config.path, subsets, split=config.split or "diverse_instruction", **options))
     columns = {"anchor": config.anchor, "positive": config.positive}
     dataset = load_pairs(config.path, split=config.split or "train", subset=config.subset, **columns, **options)
-    return {config.subset or Path(config.path).stem: dataset}
+    return {config.name or config.subset or Path(config.path).stem: dataset}

@@ -121,12 +121,18 @@ def test_train_takes_any_training_argument(tiny_mllm, pairs, tmp_path, capsys):
     assert stored == {"max_steps": 1, "per_device_train_batch_size": 6, "learning_rate": 1e-3, "use_cpu": True}
 
 
-def test_training_arguments_are_read_as_yaml_values():
-    words = ["--learning_rate", "1e-5", "--bf16", "--report_to=tensorboard", "--eval-steps", "7", "--fsdp", "null"]
-    expected = {"learning_rate": 1e-5, "bf16": True, "report_to": "tensorboard", "eval_steps": 7, "fsdp": None}
-    assert parse_training_arguments(words) == expected
-    with pytest.raises(ValueError, match="unexpected argument 'stray'"):
-        parse_training_arguments(["stray"])
+def test_training_arguments_are_read_with_the_types_of_the_stock_trainer():
+    words = "--learning_rate 1e-5 --bf16 --report_to=tensorboard --eval-steps 7 --save_strategy no --run_name 007"
+    expected = {"learning_rate": 1e-5, "bf16": True, "eval_steps": 7, "run_name": "007"}
+    values = parse_training_arguments(words.split())
+    assert {key: values[key] for key in expected} == expected
+    assert values["save_strategy"] == "no" and "tensorboard" in values["report_to"] and len(values) == 6
+    assert parse_training_arguments([]) == {}
+    for wrong, message in ((["stray"], "stray: not an argument"), (["--learning_rat", "1"], "--learning_rat")):
+        with pytest.raises(ValueError, match=message):
+            parse_training_arguments(wrong)
+    with pytest.raises(ValueError, match="--max_steps"):
+        parse_training_arguments(["--max_steps", "many"])
 
 
 def test_data_check_lists_problems_and_says_so_by_its_status(pairs, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -72,14 +73,26 @@ def test_pairs_with_pictures_keep_every_row_and_never_oppose_their_own_positives
     assert (statistics["anchors"], statistics["documents"], statistics["rows"]) == (11, 11, 12)
 
 
-def test_columns_keep_their_order_because_the_loss_goes_by_it(embedder, pictures):
-    reversed_features = Features({name: pictures.features[name] for name in ("positive", "anchor")})
-    pictures.info.features = reversed_features  # what joining tables leaves behind
-    for column_names in (["anchor", "positive"], ["positive", "anchor"]):
-        dataset = pictures.select_columns(column_names)
-        mined = find_saha_clusters(dataset, embedder, num_negatives=3, **QUIET).of(dataset)
-        assert mined.column_names == [*column_names, "label"]
-        assert list(mined[0]) == [*column_names, "label"]
+def test_the_anchor_comes_first_whatever_the_columns_of_the_source(embedder, pictures):
+    pictures.info.features = Features({name: pictures.features[name] for name in ("positive", "anchor")})
+    source = pictures.add_column("id", list(range(12))).add_column("label", ["x"] * 12)
+    source = source.rename_columns({"anchor": "query", "positive": "answer"}).select_columns(
+        ["id", "label", "answer", "query"]
+    )
+    names = {"anchor_column_name": "query", "positive_column_name": "answer"}
+    mined = mine_saha_clusters(source, embedder, num_negatives=3, **names, **QUIET)
+    assert mined.column_names == list(mined[0]) == ["anchor", "positive", "label"]
+    assert mined[0]["anchor"]["text"] == "Which word?" and len(mined[0]["label"]) == 3
+
+
+def test_options_that_cannot_work_are_refused_before_anything_is_encoded(embedder, monkeypatch):
+    monkeypatch.setattr(embedder, "preprocess", None)
+    for options in ({"pool_multiplier": 0}, {"num_negatives": 0}, {"relative_margin": 2.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            mine_saha_clusters(captions(), embedder, **{"num_negatives": 3} | options, **QUIET)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError, match=r"saha-st\[faiss\]"):
+        mine_saha_clusters(captions(), embedder, num_negatives=3, faiss_index="Flat", **QUIET)
 
 
 def test_rows_are_referred_to_and_not_copied(embedder, pictures):
@@ -94,7 +107,7 @@ def test_rows_are_referred_to_and_not_copied(embedder, pictures):
 def test_a_row_in_several_clusters_appears_in_each(pictures):
     rows = np.array([3, 0, 1, 3, 2, 3])
     labels = np.stack([np.array([0, 0, 1, 1, 2, 2]), rows, rows], axis=1)
-    mined = MinedClusters(rows, labels, {"rows": len(pictures)}).of(pictures)
+    mined = MinedClusters(rows, labels, {"rows": len(pictures)})._joined_to(pictures, "anchor", "positive")
     assert np.array(mined["label"]).tolist() == labels.tolist()
     assert [cell["text"] for cell in mined["positive"]] == [pictures[int(row)]["positive"]["text"] for row in rows]
 
@@ -107,8 +120,10 @@ def test_what_was_mined_is_stored_beside_the_data_and_joined_again(embedder, tmp
     assert list(joined["anchor"]) == list(mined["anchor"])
     assert np.array(joined["label"]).tolist() == np.array(mined["label"]).tolist()
     assert again.statistics["settings"]["num_negatives"] == 3
-    with pytest.raises(ValueError, match="24 rows, this one has 5"):
+    with pytest.raises(ValueError, match="24 rows that were mined, this dataset has 5"):
         again.of(dataset.select(range(5)))
+    with pytest.raises(ValueError, match="not the same ones"):
+        again.of(dataset.select([1, 0, *range(2, 24)]))
     with pytest.raises(FileNotFoundError, match="no mining.json"):
         MinedClusters.load(tmp_path)
 

@@ -36,6 +36,13 @@ def test_a_file_is_read_and_flags_win(run_dict, tmp_path):
     assert config.training["learning_rate"] == 0.5 and config.training["max_steps"] == 4
 
 
+def test_numbers_are_read_as_people_write_them(run_dict, tmp_path):
+    text = yaml.safe_dump(run_dict).replace("0.01", "5e-5")
+    assert "5e-5" in text
+    (tmp_path / "run.yaml").write_text(text)
+    assert RunConfig.from_file(tmp_path / "run.yaml").training["learning_rate"] == 5e-5
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -44,6 +51,7 @@ def test_a_file_is_read_and_flags_win(run_dict, tmp_path):
         ({"loss": {"temperature": 0.02}}, "loss: unknown key 'temperature'"),
         ({"data": []}, "data is empty"),
         ({"data": "folder"}, "data must be a list"),
+        ({"eval_data": "folder"}, "eval_data must be a list"),
         ({"data": [{"path": "x", "format": "coco"}]}, "format must be"),
         ({"data": [{"anchor": "x"}]}, "data: .*path"),
         ({"train_vision": True}, "train_vision"),

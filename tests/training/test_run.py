@@ -117,10 +117,20 @@ def test_a_folder_that_is_not_empty_is_refused_before_anything_is_loaded(run_dic
 
 def test_a_run_cannot_be_resumed_as_another_one(run_dict):
     folder = Path(run_dict["output_dir"])
-    folder.mkdir()
+    (folder / "mining").mkdir(parents=True)
+    with pytest.raises(ValueError, match="no run to resume"):
+        train(RunConfig.from_dict(run_dict), resume=True)
     (folder / "run_config.json").write_text(json.dumps(RunConfig.from_dict(run_dict).to_dict()))
     with pytest.raises(ValueError, match="other values of loss"):
         train(RunConfig.from_dict(run_dict | {"loss": {"scale": 20.0}}), resume=True)
+
+
+def test_a_run_that_failed_before_it_made_anything_can_be_started_again(run_dict):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        train(RunConfig.from_dict(run_dict | {"data": [{"path": "nowhere/pairs.jsonl"}]}))
+    with pytest.raises(ValueError, match="names no linear layer"):
+        train(RunConfig.from_dict(run_dict | {"adapter": {"target_modules": ["nothing"]}}))
+    assert os.listdir(run_dict["output_dir"]) == ["run_config.json"]
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
@@ -136,6 +146,29 @@ def test_training_that_renders_otherwise_than_inference_is_refused(run_dict):
     run_dict["training"] |= {"router_mapping": {"anchor": "document", "positive": "document"}}
     with pytest.raises(RuntimeError, match=r"column 'anchor': training reads .* inference reads .*in one word"):
         train(RunConfig.from_dict(run_dict))
+
+
+def test_two_datasets_train_together_and_vision_stays_frozen(run_dict, pairs_file):
+    run_dict |= {"adapter": None, "data": [{"path": str(pairs_file)}, {"path": str(pairs_file), "name": "again"}]}
+    run_dict["training"] |= {"max_steps": 2, "save_strategy": "no"}
+    before = load_embedder(run_dict["model"], device="cpu").state_dict()
+    after = train(RunConfig.from_dict(run_dict)).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and not [name for name in changed if "visual" in name]
+    assert sorted(path.name for path in (Path(run_dict["output_dir"]) / "mining").iterdir()) == ["again", "pairs"]
+
+
+def test_mixed_precision_does_not_follow_the_model_out_of_training(run_dict):
+    run_dict["training"] |= {"max_steps": 1, "save_strategy": "no", "bf16": True}
+    model = train(RunConfig.from_dict(run_dict))
+    plain = SentenceTransformer(str(Path(run_dict["output_dir"]) / "final"), device="cpu")
+    np.testing.assert_allclose(plain.encode_query(PROBES), model.encode_query(PROBES), atol=1e-6)
+
+
+def test_positives_that_are_all_the_same_are_refused_by_name(run_dict, tmp_path):
+    (tmp_path / "same.jsonl").write_text("\n".join(json.dumps({"anchor": f"{i}", "positive": "x"}) for i in range(9)))
+    with pytest.raises(ValueError, match="all positives of 'same' are the same"):
+        train(RunConfig.from_dict(run_dict | {"data": [{"path": str(tmp_path / "same.jsonl")}]}))
 
 
 def test_the_in_batch_baseline_runs_without_mining(run_dict):
@@ -178,7 +211,7 @@ def test_a_merged_adapter_gives_the_vectors_it_gave_before(embedder, tmp_path, u
     with_adapter = embedder.encode(PROBES)
     assert np.abs(with_adapter - untouched).max() > 1e-3
     merge_adapter(embedder)
-    save_verified(embedder, tmp_path / "merged", probe=PROBES[1])
+    save_verified(embedder, tmp_path / "merged", probes=PROBES)
     plain = SentenceTransformer(str(tmp_path / "merged"), device="cpu")
     np.testing.assert_allclose(plain.encode(PROBES), with_adapter, atol=1e-5)
 
@@ -194,7 +227,8 @@ def test_a_saved_model_that_reads_back_differently_is_refused(embedder, tmp_path
 
     monkeypatch.setattr(embedder, "save_pretrained", spoil)
     with pytest.raises(RuntimeError, match="gives other vectors"):
-        save_verified(embedder, tmp_path / "model", probe="x")
+        save_verified(embedder, tmp_path / "model", probes=["x"])
+    assert not (tmp_path / "model").exists()
 
 
 SLOW_RUN = """
