@@ -15,6 +15,9 @@ Beside them, ``<root>/concepts.json``: what every row's query and positive stand
 
 The two splits of the training side hold the same pairs; in ``diverse_instruction`` the instructions vary. On the
 evaluation side ``tgt_text`` and ``tgt_img_path`` are lists of candidates of which the first is the answer.
+
+Where the candidates are labels, there are as many as there are labels: Digits 10, Words 32, Places 40, PositionVQA 45,
+Objects 64, RelationVQA 64, CountVQA 256, TextVQA 256. Lists of the first six stay short however many are asked for.
 """
 
 from __future__ import annotations
