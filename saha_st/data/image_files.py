@@ -7,6 +7,7 @@ distinct file is looked for before anything is decoded or encoded.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -33,14 +34,14 @@ def join_root(root: str | Path | None, path: str) -> str:
     return os.path.join(root, path)
 
 
-def choose_root(roots: Sequence[Path], path: str) -> Path:
-    """Return the first of several possible roots under which this path exists, or else the first of all."""
-    return next((root for root in roots if os.path.isfile(join_root(root, path))), roots[0])
+def choose_root(roots: Sequence[Path], paths: Sequence[str]) -> Path:
+    """Return the root under which most of these paths exist; of equals, the first."""
+    return max(roots, key=lambda root: sum(os.path.isfile(join_root(root, path)) for path in paths))
 
 
-def first_path(dataset: Dataset, columns: Iterable[str]) -> str | None:
-    """Return some image path of these columns, or `None` if there is none."""
-    return next((path for column in columns for path, _ in _distinct(dataset, column)), None)
+def sample_paths(dataset: Dataset, columns: Iterable[str], count: int = 50) -> list[str]:
+    """Return some distinct image paths, as many of each column; few enough to look for under several roots."""
+    return [path for column in columns for path, _ in itertools.islice(_distinct(dataset, column), count)]
 
 
 def require_image_files(
@@ -65,12 +66,17 @@ def require_image_files(
 
     Raises:
         FileNotFoundError: A file is missing: its row, column and path, and how many more there are.
-        ValueError: An image is behind a URL and that is not allowed.
+        ValueError: An image is behind a URL and that is not allowed, or given by a `file://` address.
     """
     missing: list[tuple[str, str, Callable[[], int]]] = []
     for column in columns:
         for path, find_row in _distinct(dataset, column):
             full = join_root(root, path)
+            if full.startswith("file://"):
+                raise ValueError(
+                    f"{_place(column, find_row(), rows)}: the image is given as {full!r}, and would not be looked for "
+                    f"before it is read. Give the plain path: {full.removeprefix('file://')!r}."
+                )
             if is_remote(full) and not allow_urls:
                 raise ValueError(
                     f"{_place(column, find_row(), rows)}: the image is behind a URL ({full}), and nothing is fetched "

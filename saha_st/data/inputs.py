@@ -9,6 +9,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 
 from saha_st.data.image_files import require_image_files
+from saha_st.data.json_lines import require_utf8
 from saha_st.data.roles import assemble, find_role
 from saha_st.data.sources import open_rows
 from saha_st.data.tables import SUFFIXES
@@ -90,7 +91,9 @@ def _pictures(folder: Path) -> Dataset:
 def _lines(path: Path) -> Dataset:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {str(path)!r}.")
-    lines = path.read_text(encoding="utf-8").splitlines()
+    # str.splitlines would also break at form feeds and U+2028, and no id after one would be its line number.
+    with open(path, encoding="utf-8-sig", newline="\n") as opened, require_utf8(path):
+        lines = [line.removesuffix("\n").removesuffix("\r") for line in opened]
     kept = [(str(number), line) for number, line in enumerate(lines, start=1) if line.strip()]
     if not kept:
         raise ValueError(f"The file {str(path)!r} has no text in it; there is nothing to encode.")

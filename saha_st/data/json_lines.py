@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from datasets import Dataset, Features, Value
 
@@ -19,6 +20,15 @@ logger = logging.getLogger(__name__)
 
 _PARTS = {"image": Value("string"), "text": Value("string")}
 _RULES = 1  # part of the key under which datasets caches the rows: raise it whenever a rule here changes
+
+
+@contextmanager
+def require_utf8(path: str | Path) -> Iterator[None]:
+    """Name the file in the error where the text that is read from it is not UTF-8."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from None
 
 
 def read_json_lines(files: Sequence[str | Path], *, cache_dir: str | None = None) -> Dataset:
@@ -32,7 +42,8 @@ def read_json_lines(files: Sequence[str | Path], *, cache_dir: str | None = None
         Columns of strings, numbers, and structs of the strings "image" and "text". Other columns are left out.
 
     Raises:
-        ValueError: A line is no JSON object (with the file and the line), or there are no rows.
+        ValueError: A line or an element is no JSON object (with the file and its number), the text is not UTF-8, or
+            there are no rows.
     """
     paths = [str(file) for file in files]
     kinds: dict[str, set[str]] = {}
@@ -65,25 +76,32 @@ def _read(
 
 def _rows(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
     for path in paths:
-        for line, text in _objects(path):
+        for place, text in _objects(path):
             try:
                 row = json.loads(text) if isinstance(text, str) else text
             except json.JSONDecodeError as error:
-                raise ValueError(f"{path}, line {line}: not JSON ({error.msg}, column {error.colno}).") from None
+                raise ValueError(f"{path}, {place}: not JSON ({error.msg}, column {error.colno}).") from None
             if not isinstance(row, dict):
-                raise ValueError(f"{path}, line {line}: expected an object, found {_kind(row)}.")
+                raise ValueError(f"{path}, {place}: expected an object, found {_kind(row)}.")
             yield row
 
 
-def _objects(path: str) -> Iterator[tuple[int, Any]]:
-    """Yield the number and the text of each line, or the number and the elements of an array."""
-    with open(path, encoding="utf-8-sig") as opened:
+def _objects(path: str) -> Iterator[tuple[str, Any]]:
+    """Yield the place and the text of each line, or the place and the value of each element of an array."""
+    with open(path, encoding="utf-8-sig") as opened, require_utf8(path):
         start = opened.read(1)
         opened.seek(0)
         if start == "[":
-            yield from enumerate(json.load(opened), start=1)
+            yield from ((f"element {number}", value) for number, value in enumerate(_array(path, opened), start=1))
         else:
-            yield from ((line, text) for line, text in enumerate(opened, start=1) if text.strip())
+            yield from ((f"line {number}", text) for number, text in enumerate(opened, start=1) if text.strip())
+
+
+def _array(path: str, opened: TextIO) -> list[Any]:
+    try:
+        return json.load(opened)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg}, column {error.colno}).") from None
 
 
 def _kind(value: Any) -> str:

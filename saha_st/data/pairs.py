@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 
 from saha_st.data.image_files import require_image_files
 from saha_st.data.mmeb import is_mmeb_pairs, mmeb_pairs
-from saha_st.data.roles import Columns, assemble, find_role
+from saha_st.data.roles import Columns, assemble, find_role, in_order
 from saha_st.data.sources import Rows, Source, open_rows
 from saha_st.data.tables import draw_rows, require_max_rows
 
@@ -73,9 +73,15 @@ def load_pairs(
     table, numbers = draw_rows(rows.table, max_rows, seed)
     if len(table) < 2:
         count = "has no rows" if len(table) == 0 else "has one row"
+        if len(rows.table) > 1:
+            count = f"has {len(rows.table)} rows, of which max_rows={max_rows} leaves one"
         raise ValueError(f"{rows.name} {count}; contrastive learning needs at least two pairs to tell apart.")
     if (anchor, positive) == ("anchor", "positive") and is_mmeb_pairs(table.column_names):
-        return _from_mmeb(rows, table, image_root, numbers, check_files)
+        _require_distinct({"anchor": "qry", "positive": "pos_text"}, keep, table, rows.name)
+        options = {"row_numbers": numbers, "check_files": check_files, "allow_urls": allow_urls}
+        pairs = mmeb_pairs(table, _mmeb_roots(rows, image_root), source=rows.name, **options)
+        kept = [table.select_columns(list(keep))] if keep else []
+        return in_order(concatenate_datasets([pairs, *kept], axis=1), [*pairs.column_names, *keep])
     given = {"anchor": anchor, "positive": positive}
     roles = {name: find_role(name, columns, table.features, rows.name) for name, columns in given.items()}
     _require_distinct(given, keep, table, rows.name)
@@ -89,18 +95,14 @@ def load_pairs(
     return assemble(table, roles, keep=keep, path_root=folder, image_root=explicit)
 
 
-def _from_mmeb(
-    rows: Rows, table: Dataset, image_root: str | Path | None, numbers: Sequence[int] | None, check_files: bool
-) -> Dataset:
-    """Convert VLM2Vec's columns; the paths of its files are relative to a folder above them."""
-    if image_root is None and rows.on_hub:
-        raise ValueError(f"{rows.name} has the columns of MMEB. Use load_mmeb, which also fetches the images.")
+def _mmeb_roots(rows: Rows, image_root: str | Path | None) -> list[Path]:
+    """Return where the images of VLM2Vec's rows may be: the paths are relative to a folder above the files."""
     if image_root is not None:
-        roots = [Path(image_root).expanduser().absolute()]
-    else:
-        folder = (rows.folder or Path()).absolute()
-        roots = [folder, folder.parent, folder / "images", folder.parent / "images"]
-    return mmeb_pairs(table, roots, source=rows.name, row_numbers=numbers, check_files=check_files)
+        return [Path(image_root).expanduser().absolute()]
+    if rows.on_hub:
+        raise ValueError(f"{rows.name} has the columns of MMEB. Use load_mmeb, which also fetches the images.")
+    folder = (rows.folder or Path()).absolute()
+    return [folder, folder.parent, folder / "images", folder.parent / "images"]
 
 
 def _require_distinct(given: dict[str, Columns], keep: Sequence[str], table: Dataset, source: str) -> None:

@@ -119,7 +119,14 @@ def assemble(
         )
         pieces.append(piece.with_format(None))
     dataset = pieces[0] if len(pieces) == 1 else concatenate_datasets(pieces, axis=1)
-    return dataset.select_columns([*roles, *keep])
+    return in_order(dataset, [*roles, *keep])
+
+
+def in_order(dataset: Dataset, columns: Sequence[str]) -> Dataset:
+    """Select columns in this order, in the features too, which datasets leaves in the order that they had."""
+    dataset = dataset.select_columns(list(columns))
+    dataset.info.features = Features({name: dataset.features[name] for name in columns})
+    return dataset
 
 
 def _with_companions(role: str, name: str, parts: dict[str, str], features: Features, source: str) -> Role:
@@ -197,8 +204,8 @@ def _is_ready(role: Role, features: Features, image_root: Path | None) -> bool:
     feature = features[role.columns[0]]
     if len(role.columns) > 1 or role.labels is not None or (image_root is not None and role.image_columns):
         return False
-    in_order = not isinstance(feature, Mapping) or list(feature) == ["image", "text"]
-    return in_order and cell_kind(feature) == cell_kind(role.feature)
+    image_first = not isinstance(feature, Mapping) or list(feature) == ["image", "text"]
+    return image_first and cell_kind(feature) == cell_kind(role.feature)
 
 
 def _build(

@@ -71,7 +71,7 @@ def open_rows(
         isinstance(source, os.PathLike)
         or name.startswith((".", "/", "~"))
         or name.count("/") > 1
-        or path.suffix in SUFFIXES
+        or path.suffix.lower() in SUFFIXES
     ):
         raise FileNotFoundError(f"source: there is no file or folder {name!r}.")
     table = load_dataset(name, subset, split=split, revision=revision, cache_dir=cache_dir)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, Features, Value, load_dataset
 from datasets.exceptions import DatasetGenerationError
 
-from saha_st.data.json_lines import read_json_lines
+from saha_st.data.json_lines import read_json_lines, require_utf8
 
 SUFFIXES = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 """The files that can be read."""
@@ -34,7 +34,8 @@ def read_table(files: Sequence[str | Path], *, cache_dir: str | None = None) -> 
         cache_dir: Folder of the datasets cache.
 
     Raises:
-        ValueError: The files are empty, of an unknown format or several formats, or cannot be read as what they claim.
+        ValueError: The files are empty, of an unknown format or several formats, or cannot be read as what they claim,
+            as text that is not UTF-8.
     """
     suffixes = {Path(file).suffix.lower() for file in files}
     if len(suffixes) != 1 or not suffixes <= set(SUFFIXES):
@@ -52,6 +53,8 @@ def read_table(files: Sequence[str | Path], *, cache_dir: str | None = None) -> 
     try:
         return load_dataset(reader, data_files={"train": paths}, split="train", cache_dir=cache_dir, **options)
     except DatasetGenerationError as error:
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            raise ValueError(f"{', '.join(paths)}: not all of it is UTF-8 text; save it as UTF-8.") from error
         reason = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f"{', '.join(paths)} cannot be read as {reader}: {reason}") from error
 
@@ -82,7 +85,7 @@ def _count_rows(files: Sequence[str | Path], suffix: str) -> int:
 
 
 def _first_records(file: str | Path, suffix: str, count: int) -> list[list[str]]:
-    with open(file, encoding="utf-8-sig", newline="") as opened:
+    with open(file, encoding="utf-8-sig", newline="") as opened, require_utf8(file):
         return list(itertools.islice(csv.reader(opened, delimiter=_SEPARATORS[suffix]), count))
 
 

@@ -24,6 +24,19 @@ def test_ids_come_from_paths_lines_columns_or_row_numbers(tmp_path):
     assert list(load_inputs(tmp_path / "n.csv")["id"]) == ["0", "1"]
 
 
+def test_lines_of_text_end_only_where_lines_end(tmp_path):
+    (tmp_path / "t.txt").write_bytes("\ufeffone\u2028still one\r\n\r\nthree\x0cstill\x85 three\nfour".encode())
+    lines = load_inputs(tmp_path / "t.txt")
+    assert list(lines["id"]) == ["1", "3", "4"]
+    assert list(lines["input"]) == ["one\u2028still one", "three\x0cstill\x85 three", "four"]
+
+
+def test_text_that_is_not_utf8_is_refused_by_name(tmp_path):
+    (tmp_path / "t.txt").write_bytes("caf\xe9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"t\.txt is not UTF-8 text.*save it as UTF-8"):
+        load_inputs(tmp_path / "t.txt")
+
+
 def test_images_are_paths_until_they_are_read(tmp_path):
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
     (tmp_path / "rows.csv").write_text("image,text\na.png,words\n")

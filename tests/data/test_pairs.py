@@ -186,6 +186,46 @@ def test_the_columns_of_vlm2vec_are_recognised(folder: Path, cache: str):
     assert dataset[1]["positive"] == {"image": None, "text": "r"}
 
 
+def test_vlm2vecs_rows_keep_columns_and_take_urls_as_other_rows_do():
+    url = "https://example.com/a.png"
+    columns = {"qry": ["a", "b", "c"], "qry_image_path": [""] * 3, "pos_text": ["<|image_1|>"] * 3}
+    rows = Dataset.from_dict(columns | {"pos_image_path": [url] * 3, "label": [[1], [2], [3]]}).select([2, 0, 1])
+    with pytest.raises(ValueError, match="behind a URL"):
+        load_pairs(rows, keep=["label"])
+    dataset = load_pairs(rows, keep=["label"], allow_urls=True)
+    assert list(dataset.features) == dataset.column_names == ["anchor", "positive", "label"]
+    assert dataset["label"][:] == [[3], [1], [2]]
+    assert [cell["text"] for cell in stored(dataset, "anchor")] == ["c", "a", "b"]
+    assert stored(dataset, "positive")[0]["image"]["path"] == url
+    with pytest.raises(ValueError, match=r"keep: .*no columns \['score'\]"):
+        load_pairs(rows, keep=["score"], allow_urls=True)
+
+
+def test_images_of_vlm2vec_are_looked_for_where_most_of_them_are(tmp_path: Path, cache: str):
+    (tmp_path / "own").mkdir()
+    for place, names in (("own", ["a.png"]), (".", ["a.png", "b.png", "c.png"])):
+        for name in names:
+            PIL.new("RGB", (8, 6), "red").save(tmp_path / place / name)
+    columns = {"qry": ["<|image_1|>"] * 3, "qry_image_path": ["a.png", "b.png", "c.png"]}
+    columns |= {"pos_text": ["x", "y", "z"], "pos_image_path": [""] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "own" / "own.parquet")
+    dataset = load_pairs(tmp_path / "own", cache_dir=cache)
+    assert [cell["image"]["path"] for cell in stored(dataset, "anchor")] == [
+        str(tmp_path / name) for name in ("a.png", "b.png", "c.png")
+    ]
+
+
+@pytest.mark.parametrize("order", [["anchor", "positive"], ["positive", "anchor"]])
+def test_features_are_in_the_order_of_the_columns(folder: Path, order: list[str]):
+    columns = {"anchor": ["a", "b"], "positive": ["c", "d"], "label": [1, 2]}
+    rows = Dataset.from_dict({name: columns[name] for name in [*order, "label"]})
+    mixed = rows.remove_columns(order[0]).add_column(f"{order[0]}_image", ["red.png", "blue.png"])
+    for given in (rows, mixed):
+        dataset = load_pairs(given, keep=["label"], image_root=folder)
+        assert list(dataset.features) == dataset.column_names == ["anchor", "positive", "label"]
+        assert dataset.with_format("arrow")[:].column_names == dataset.column_names
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +234,12 @@ def test_an_empty_and_a_one_row_dataset_are_refused(count: int, message: str):
     rows = Dataset.from_dict({"anchor": ["a"] * count, "positive": ["b"] * count})
     with pytest.raises(ValueError, match=message):
         load_pairs(rows)
+
+
+def test_a_sample_of_one_row_is_refused_as_what_it_is():
+    rows = Dataset.from_dict({"anchor": ["a", "b", "c"], "positive": ["d", "e", "f"]})
+    with pytest.raises(ValueError, match="has 3 rows, of which max_rows=1 leaves one"):
+        load_pairs(rows, max_rows=1)
 
 
 def test_a_missing_column_is_refused_with_what_there_is_and_how_to_map_it():
@@ -242,8 +288,14 @@ def test_images_behind_urls_are_refused_unless_asked_for():
     assert stored(load_pairs(rows, allow_urls=True), "positive")[0]["path"] == "https://example.com/a.png"
 
 
+def test_a_file_address_is_refused_for_the_plain_path(folder: Path):
+    rows = Dataset.from_dict({"anchor": ["a", "b"], "positive_image": ["red.png", f"file://{folder}/gone.png"]})
+    with pytest.raises(ValueError, match=r"Row 1, column 'positive_image'.*plain path: '/.*gone\.png'"):
+        load_pairs(rows, image_root=folder)
+
+
 def test_sources_that_are_not_there_or_cannot_be_walked_twice_are_refused(tmp_path: Path):
-    for source in (tmp_path / "gone", "./gone.csv", "gone.parquet", "a/b/c"):
+    for source in (tmp_path / "gone", "./gone.csv", "gone.parquet", "gone.CSV", "a/b/c"):
         with pytest.raises(FileNotFoundError, match="no file or folder"):
             load_pairs(source)
     (tmp_path / "empty").mkdir()

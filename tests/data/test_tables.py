@@ -83,6 +83,8 @@ def test_several_files_are_one_table(tmp_path: Path, read: Callable):
     [
         ("a.jsonl", '{"a": 1}\nnonsense\n', r"a\.jsonl, line 2: not JSON"),
         ("a.jsonl", '{"a": 1}\n[1]\n', r"line 2: expected an object, found lists"),
+        ("a.json", '[{"a": 1},\n\n[1]]', r"a\.json, element 2: expected an object, found lists"),
+        ("a.json", '[{"a": 1},\nnonsense]', r"a\.json, line 2: not JSON"),
         ("a.csv", "a,b\n1,2\n3,4,5,6,7\n", r"a\.csv cannot be read as csv"),
         ("a.txt", "a", r"expected files of one of"),
         ("a.jsonl", "\n", "no rows"),
@@ -96,6 +98,18 @@ def test_what_cannot_be_read_is_refused_with_the_place(
 ):
     with pytest.raises(ValueError, match=message):
         read(write(name, text))
+
+
+@pytest.mark.parametrize("lines_before", [0, 30_000])
+@pytest.mark.parametrize(("name", "line"), [("a.jsonl", '{"a": "caf\xe9"}\n'), ("a.csv", "caf\xe9,x\n")])
+def test_text_that_is_not_utf8_is_refused_with_the_file_wherever_it_starts(
+    tmp_path: Path, read: Callable, name: str, line: str, lines_before: int
+):
+    head = "a,b\n" if name == "a.csv" else ""
+    text = head + line.replace("\xe9", "e") * lines_before + line
+    (tmp_path / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=rf"{name}.* UTF-8 text.*save it as UTF-8"):
+        read(tmp_path / name)
 
 
 def test_a_parquet_file_without_rows_is_refused(tmp_path: Path, read: Callable):

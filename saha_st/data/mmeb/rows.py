@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 
 from saha_st.data.cells import CELL_FEATURE, cells_from_parts, images_from_paths
-from saha_st.data.image_files import choose_root, first_path, join_root, require_image_files
+from saha_st.data.image_files import choose_root, join_root, require_image_files, sample_paths
 from saha_st.data.mmeb.placeholders import remove_placeholder
 
 logger = logging.getLogger(__name__)
@@ -49,17 +49,19 @@ def mmeb_pairs(
     row_numbers: Sequence[int] | None = None,
     negatives: bool = False,
     check_files: bool = True,
+    allow_urls: bool = False,
 ) -> Dataset:
     """Turn rows with MMEB's training columns into pairs.
 
     Args:
         rows: The rows as they are stored.
-        image_roots: The folders that the image paths may be relative to; the first in which the first path exists is
-            taken for all. Or a function that returns them, called only if there is an image.
+        image_roots: The folders that the image paths may be relative to; the one in which most of the first
+            paths exist is taken for all. Or a function that returns them, called only if there is an image.
         source: What to call the rows in an error.
         row_numbers: The number of each row in the source, if the rows are a sample.
         negatives: As `load_mmeb`.
         check_files: Look for the file of every image.
+        allow_urls: Accept images behind URLs.
 
     Returns:
         Columns `anchor`, `positive` and, if wanted and there in every row, `negative`.
@@ -70,7 +72,7 @@ def mmeb_pairs(
     """
     _require_columns(rows, _PAIR, source)
     roles = _PAIR | (_NEGATIVE if negatives and _has_negatives(rows, source) else {})
-    root = _find_root(rows, roles, image_roots, row_numbers, check_files)
+    root = _find_root(rows, roles, image_roots, row_numbers, check_files, allow_urls)
     features = Features({role: CELL_FEATURE for role in roles})
     return _convert(rows, _pair_table, features, root=root, roles=roles)
 
@@ -169,18 +171,19 @@ def _find_root(
     image_roots: Roots,
     row_numbers: Sequence[int] | None,
     check_files: bool,
+    allow_urls: bool = False,
 ) -> Path | None:
     """Return the folder that the image paths are relative to, or `None` without images; see that all are there."""
     columns = [paths for _, paths in roles.values()]
-    path = first_path(rows, columns)
-    if path is None:
+    paths = sample_paths(rows, columns)
+    if not paths:
         return None
     roots = image_roots() if callable(image_roots) else image_roots
-    root = choose_root(roots, path)
+    root = choose_root(roots, paths)
     if check_files:
         looked = " or ".join(str(each) for each in roots)
         remedy = f"Looked in {looked}; pass image_root=<the folder that the image paths are relative to>."
-        require_image_files(rows, columns, root, remedy=remedy, rows=row_numbers)
+        require_image_files(rows, columns, root, remedy=remedy, rows=row_numbers, allow_urls=allow_urls)
     return root
 
 
