@@ -8,41 +8,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-CHAT_TEMPLATE = """\
-{%- for message in messages -%}
-{%- if loop.first and message.role != 'system' -%}
-{{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' -}}
-{%- endif -%}
-{{- '<|im_start|>' + message.role + '\\n' -}}
-{%- if message.content is string -%}
-{{- message.content -}}
-{%- else -%}
-{%- for part in message.content -%}
-{%- if part.type == 'image' or 'image' in part -%}
-{{- '<|vision_start|><|image_pad|><|vision_end|>' -}}
-{%- elif part.type == 'video' or 'video' in part -%}
-{{- '<|vision_start|><|video_pad|><|vision_end|>' -}}
-{%- elif 'text' in part -%}
-{{- part.text -}}
-{%- endif -%}
-{%- endfor -%}
-{%- endif -%}
-{{- '<|im_end|>\\n' -}}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-{{- '<|im_start|>assistant\\n' -}}
-{%- endif -%}
-"""
-"""Renders what Qwen2-VL's own template renders."""
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    Qwen2Tokenizer,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLImageProcessor,
+    Qwen2VLProcessor,
+    Qwen2VLVideoProcessor,
+)
 
-SPECIAL_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
+from saha_st.quickstart.tiny_model import (
+    CHAT_TEMPLATE,
+    IMAGE_TOKEN,
+    MAX_LENGTH,
+    PAD,
+    SPECIAL_TOKENS,
+    TURN_END,
+    VIDEO_TOKEN,
+    VISION_END,
+    VISION_START,
 )
 
 CORPUS = (
@@ -52,20 +38,20 @@ CORPUS = (
     "system user assistant You are a helpful assistant. What is shown here? How many are there?",
 )
 
+VISION = {"patch_size": 8, "temporal_patch_size": 2}
+MERGE_SIZE = 2
+
 
 def build_tiny_mllm(folder: Path, *, seed: int = 0, hidden_size: int = 32, layers: int = 2) -> Path:
     """Write a random Qwen2-VL (generative, with processor and chat template) to ``folder`` and return it."""
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import (
-        Qwen2Tokenizer,
-        Qwen2VLConfig,
-        Qwen2VLForConditionalGeneration,
-        Qwen2VLImageProcessor,
-        Qwen2VLProcessor,
-        Qwen2VLVideoProcessor,
-    )
+    tokenizer = _tokenizer()
+    torch.manual_seed(seed)
+    Qwen2VLForConditionalGeneration(_config(tokenizer, hidden_size, layers)).save_pretrained(folder)
+    _processor(tokenizer).save_pretrained(folder)
+    return Path(folder)
 
+
+def _tokenizer() -> Qwen2Tokenizer:
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -76,61 +62,65 @@ def build_tiny_mllm(folder: Path, *, seed: int = 0, hidden_size: int = 32, layer
         show_progress=False,
     )
     bpe.train_from_iterator(CORPUS, trainer)
-    tokenizer = Qwen2Tokenizer(
+    return Qwen2Tokenizer(
         tokenizer_object=bpe,
-        pad_token="<|endoftext|>",
-        eos_token="<|im_end|>",
+        pad_token=PAD,
+        eos_token=TURN_END,
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),
-        model_max_length=2048,
+        model_max_length=MAX_LENGTH,
     )
+
+
+def _processor(tokenizer: Qwen2Tokenizer) -> Qwen2VLProcessor:
     pixels = {"shortest_edge": 4 * 8 * 8, "longest_edge": 256 * 16 * 16}
-    vision = {"patch_size": 8, "merge_size": 2, "temporal_patch_size": 2}
-    processor = Qwen2VLProcessor(
-        image_processor=Qwen2VLImageProcessor(size=pixels, **vision),
+    vision = {"size": pixels, "merge_size": MERGE_SIZE, **VISION}
+    return Qwen2VLProcessor(
+        image_processor=Qwen2VLImageProcessor(**vision),
         tokenizer=tokenizer,
-        video_processor=Qwen2VLVideoProcessor(size=pixels, **vision),
+        video_processor=Qwen2VLVideoProcessor(**vision),
         chat_template=CHAT_TEMPLATE,
     )
+
+
+def _config(tokenizer: Qwen2Tokenizer, hidden_size: int, layers: int) -> Qwen2VLConfig:
     ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL_TOKENS}
-    head_dim = hidden_size // 2
-    config = Qwen2VLConfig(
-        text_config={
-            "vocab_size": len(tokenizer),
-            "hidden_size": hidden_size,
-            "intermediate_size": 2 * hidden_size,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "max_position_embeddings": 2048,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 10000.0,
-                "mrope_section": [head_dim // 2 - 2 * (head_dim // 6), head_dim // 6, head_dim // 6],
-            },
-            "bos_token_id": ids["<|endoftext|>"],
-            "eos_token_id": ids["<|im_end|>"],
-            "pad_token_id": ids["<|endoftext|>"],
-            "initializer_range": 0.2,
-        },
+    return Qwen2VLConfig(
+        text_config=_text_config(len(tokenizer), ids, hidden_size, layers),
         vision_config={
             "depth": 2,
             "embed_dim": 32,
             "hidden_size": hidden_size,
             "num_heads": 2,
             "mlp_ratio": 2,
-            "patch_size": 8,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
+            "spatial_merge_size": MERGE_SIZE,
             "initializer_range": 0.2,
+            **VISION,
         },
-        image_token_id=ids["<|image_pad|>"],
-        video_token_id=ids["<|video_pad|>"],
-        vision_start_token_id=ids["<|vision_start|>"],
-        vision_end_token_id=ids["<|vision_end|>"],
+        image_token_id=ids[IMAGE_TOKEN],
+        video_token_id=ids[VIDEO_TOKEN],
+        vision_start_token_id=ids[VISION_START],
+        vision_end_token_id=ids[VISION_END],
         tie_word_embeddings=True,
     )
-    torch.manual_seed(seed)
-    model = Qwen2VLForConditionalGeneration(config)
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return Path(folder)
+
+
+def _text_config(vocabulary: int, ids: dict[str, int], hidden_size: int, layers: int) -> dict[str, object]:
+    sixth = hidden_size // 2 // 6  # of a head; the sections add up to half a head
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden_size,
+        "intermediate_size": 2 * hidden_size,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": MAX_LENGTH,
+        "rope_parameters": {
+            "rope_type": "default",
+            "rope_theta": 10000.0,
+            "mrope_section": [hidden_size // 4 - 2 * sixth, sixth, sixth],
+        },
+        "bos_token_id": ids[PAD],
+        "eos_token_id": ids[TURN_END],
+        "pad_token_id": ids[PAD],
+        "initializer_range": 0.2,
+    }
