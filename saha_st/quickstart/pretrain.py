@@ -42,9 +42,9 @@ class PretrainConfig:
     """Settings of a pre-training run.
 
     Args:
-        output_dir: Folder for the model; created where it does not exist.
+        output_dir: Folder for the model; created where it does not exist, and empty where it does.
         steps: Optimiser steps.
-        images: Lessons on pictures in a step.
+        images: Lessons on pictures in a step; at least one for each process.
         texts: Lessons on texts in a step.
         learning_rate: Peak of the cosine schedule.
         warmup_steps: Steps of linear warm-up.
@@ -83,10 +83,17 @@ def pretrain(config: PretrainConfig) -> dict[str, object]:
 
     Returns:
         What was done and reached: settings, parameters, wall time and the accuracy per topic, as logged.
+
+    Raises:
+        FileExistsError: ``output_dir`` is not empty.
+        ValueError: There are more processes than pictures in a step.
     """
+    _require_startable(config)
     processor = build_processor(train_tokenizer(tokenizer_corpus(config.seed)))
     model = build_model(processor.tokenizer, seed=config.seed)
     config.output_dir.mkdir(parents=True, exist_ok=True)
+    if dist.is_initialized():
+        dist.barrier()  # no process writes before all have found the folder empty
     started = time.perf_counter()
     _train(model, processor, config)
     seconds = time.perf_counter() - started
@@ -111,6 +118,20 @@ def pretrain(config: PretrainConfig) -> dict[str, object]:
     _log(config, record)
     write_card(config.output_dir, record)
     return record
+
+
+def _require_startable(config: PretrainConfig) -> None:
+    """See that the log begins with this run, and that each process gets a picture, which the vision tower needs."""
+    folder, processes = config.output_dir, _rank()[1]
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"output_dir={str(folder)!r} exists and is not empty; its log would mix two runs. Name a new folder."
+        )
+    if config.images < processes:
+        raise ValueError(
+            f"images must be at least 1 per process; got {config.images} for {processes} processes. "
+            "Raise images, or start fewer processes."
+        )
 
 
 def tokenizer_corpus(seed: int, *, scenes: int = 4000) -> Iterator[str]:

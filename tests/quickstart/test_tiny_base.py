@@ -161,6 +161,21 @@ def test_settings_that_cannot_work_are_refused():
         PretrainConfig(Path("x"), steps=0)
 
 
+def test_a_folder_that_holds_another_run_is_refused_and_left_as_it_is(tmp_path):
+    log = tmp_path / "pretraining.jsonl"
+    log.write_text("of another run")
+    with pytest.raises(FileExistsError, match="output_dir=.* is not empty"):
+        pretrain(PretrainConfig(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == [log.name] and log.read_text() == "of another run"
+
+
+def test_more_processes_than_pictures_are_refused_before_anything_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr("saha_st.quickstart.pretrain._rank", lambda: (0, 3))
+    with pytest.raises(ValueError, match="got 2 for 3 processes"):
+        pretrain(PretrainConfig(tmp_path / "new", images=2))
+    assert not (tmp_path / "new").exists()
+
+
 def test_the_script_has_help(capsys):
     with pytest.raises(SystemExit) as done:
         main(["--help"])
