@@ -7,6 +7,7 @@ mteb's ranking. Anything in MMEB's schema runs through the same class, so the ge
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -15,12 +16,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, Value
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.benchmarks.benchmark import Benchmark, BenchmarkAggregation, CustomGroup, CustomGrouping
 
+from saha_st.data.image_files import join_root
 from saha_st.data.mmeb import load_mmeb_eval, split_candidates
+from saha_st.data.mmeb.files import LocalFiles
 from saha_st.data.mmeb.subsets import pick_subsets
 from saha_st.evaluation.specs import META_TASKS, TaskSpec, mini_mmeb_specs, mmeb_specs
 
@@ -213,7 +217,7 @@ def _task_class(spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, An
         type="Any2AnyRetrieval",
         category=spec.category,
         modalities=["image", "text"],
-        dataset={"path": str(name_or_path), "revision": _revision(spec, name_or_path, place.get("revision"))},
+        dataset={"path": str(name_or_path), "revision": _revision(spec.subset, name_or_path, place)},
         eval_splits=["test"],
         eval_langs=["eng-Latn"],
         main_score=HIT_AT_1,
@@ -229,15 +233,46 @@ def _task_class(spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, An
     return type(spec.name, (MMEBTask,), members)
 
 
-def _revision(spec: TaskSpec, name_or_path: str | Path, revision: str | None) -> str:
-    """Name the version of the data: a digest of local files, so that scores of other data are told apart."""
-    folder = Path(name_or_path).expanduser() / spec.subset
-    if not folder.is_dir():
-        return revision or "main"
-    digest = blake2b(digest_size=8)
-    for file in sorted(folder.glob("*.parquet")):
+def _revision(subset: str, name_or_path: str | Path, place: Mapping[str, Any]) -> str:
+    """Name the version of the data, so that scores of other rows or other pictures are told apart.
+
+    Of local data it is a digest of the rows, and of the sizes and times of change of the images.
+    """
+    image_root = place.get("image_root")
+    digest = blake2b(b"" if image_root is None else os.path.abspath(image_root).encode(), digest_size=8)
+    folder = Path(name_or_path).expanduser()
+    if not (folder / subset).is_dir():
+        name = place.get("revision") or "main"
+        return name if image_root is None else f"{name}-{digest.hexdigest()}"
+    files = sorted((folder / subset).glob("*.parquet"))
+    for file in files:
         digest.update(file.name.encode() + file.read_bytes())
+    roots = LocalFiles(folder).image_roots(subset) if image_root is None else [Path(image_root).expanduser()]
+    for path in _image_paths(files):
+        for root in roots:  # which of them is taken is the loader's choice
+            digest.update(_state_of(join_root(root, path)).encode())
     return digest.hexdigest()
+
+
+def _image_paths(files: Sequence[Path]) -> list[str]:
+    """Return the distinct image paths in Parquet files with MMEB's evaluation columns, in order of appearance."""
+    found: dict[str, None] = {}
+    for file in map(pq.ParquetFile, files):
+        columns = [name for name in ("qry_img_path", "tgt_img_path") if name in file.schema_arrow.names]
+        for batch in file.iter_batches(256, columns=columns):
+            for paths in batch.columns:
+                flat = pc.list_flatten(paths) if pa.types.is_list(paths.type) else paths
+                found |= dict.fromkeys(pc.unique(flat).to_pylist())
+    return [path for path in found if path]
+
+
+def _state_of(file: str) -> str:
+    """Return what changes when a file is written anew; a file that is not there is reported when the task runs."""
+    try:
+        state = os.stat(file)
+    except OSError:
+        return "missing;"
+    return f"{state.st_size},{state.st_mtime_ns};"
 
 
 def _side(cells: Dataset, column: str, ids: list[str], spec: TaskSpec, *, with_images: bool) -> Dataset:

@@ -111,9 +111,33 @@ def test_results_lie_in_mtebs_layout_and_are_taken_up_again_unless_model_or_data
     changed = evaluate(embedder, mmeb_tasks(data, ["CIRR", "WebQA"]), output_dir=out, model_name="org/m", **QUIET)
     assert changed.tasks["CIRR"].num_queries == 1 and changed.tasks["WebQA"] == first.tasks["WebQA"]
 
+    paint(data / "eval_images" / "pictures" / "1.png", 99)  # the same path, of the same size
+    ask = {"output_dir": out, "model_name": "org/m", **QUIET}
+    shown: list[object] = []
+    encode = embedder.encode_query
+    embedder.encode_query = lambda inputs, **options: shown.append(inputs) or encode(inputs, **options)
+    evaluate(embedder, mmeb_tasks(data, ["CIRR"]), **ask)
+    assert shown
+
     embedder[0].prompt = HierarchicalPrompt(system="Name it.")
     evaluate(embedder, mmeb_tasks(data, ["WebQA"]), output_dir=out, model_name="org/m", **QUIET)
     assert len(list((out / "results" / "org__m").iterdir())) == 2
+
+
+def test_other_pictures_are_another_revision_and_the_same_ones_are_not(mmeb: Path, tmp_path: Path):
+    def revision(**options: Path) -> str:
+        return mmeb_tasks(mmeb, "CIRR", **options)[0].metadata.revision
+
+    copy = shutil.copytree(mmeb / "eval_images", tmp_path / "copy")
+    assert revision() == revision() and revision(image_root=copy) == revision(image_root=copy)
+    found = {revision(), revision(image_root=copy), revision(image_root=tmp_path)}
+    paint(copy / "pictures" / "3.png", 98)
+    found.add(revision(image_root=copy))
+    (copy / "pictures" / "3.png").unlink()
+    found.add(revision(image_root=copy))
+    assert len(found) == 5
+    (elsewhere,) = {task.metadata.revision for task in mmeb_tasks(subsets="CIRR", image_root=copy)}
+    assert elsewhere.startswith("main-") and mmeb_tasks(subsets="CIRR")[0].metadata.revision == "main"
 
 
 def test_mini_mmeb_runs_through_the_same_tasks(embedder, tmp_path: Path):
