@@ -8,6 +8,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
+
+from saha_st.cli import build_parser, main
+from saha_st.cli.train import parse_training_arguments
+from saha_st.training.config import RunConfig
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf8")
 
@@ -21,10 +26,14 @@ def commands() -> list[list[str]]:
     return [shlex.split(line.removeprefix("uv run --all-extras ")) for line in lines]
 
 
-def test_the_python_blocks_run_one_after_another(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def pairs(tmp_path):
     rows = [{"anchor": f"a question about {word}", "positive": f"{word} is the answer"} for word in "abcdefghijklmnop"]
-    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+
+def test_the_python_blocks_run_one_after_another(tmp_path, monkeypatch, pairs):
+    monkeypatch.chdir(tmp_path)
     assert len(blocks("python")) == 3
     namespace: dict = {}
     for block in blocks("python"):
@@ -34,13 +43,24 @@ def test_the_python_blocks_run_one_after_another(tmp_path, monkeypatch):
     assert Path("my-embedder/modules.json").exists()
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c[0] == "saha-st"], ids=lambda c: c[1])
-def test_the_commands_exist_with_these_flags(command):
-    from saha_st.cli import build_parser
+def test_the_commands_do_their_job_on_files_like_those(tmp_path, monkeypatch, pairs):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Image.new("RGB", (64, 64), "red").save("photos/red.png")
+    ran = []
+    for command in commands():
+        if command[0] == "saha-st" and command[1] in ("data", "mine", "encode"):
+            assert main(command[1:]) == 0, command
+            ran.append(command[1])
+    assert sorted(ran) == ["data", "encode", "mine"]
+    assert Path("mined/clusters.parquet").exists() and Path("photos.safetensors").exists()
 
+
+def test_the_training_command_has_these_flags():
+    (command,) = [command for command in commands() if command[:2] == ["saha-st", "train"]]
     args, extra = build_parser().parse_known_args(command[1:])
-    assert args.command == command[1]
-    assert not extra or args.takes_extra
+    config = RunConfig.from_file(args.config, training=parse_training_arguments(extra), output_dir=args.output_dir)
+    assert config.training["learning_rate"] == 5e-5 and config.output_dir == "saha-2b"
 
 
 def test_the_two_commands_of_the_newcomer_are_there():

@@ -56,7 +56,7 @@ def load_embedder(
     Example:
         >>> model = load_embedder("saha-tiny-base")
         >>> model.encode_query(["a red circle"]).shape
-        (1, 128)
+        (1, 160)
     """
     path = resolve_model(model_name_or_path)
     model = SentenceTransformer(path, device=device, **{"model_card_data": EmbedderCardData(), **kwargs})
