@@ -18,7 +18,7 @@ from saha_st.mining.neighbours import top_k
 class PairRetrievalEvaluator(BaseEvaluator):
     """Hit@1 and MRR@10 on held-out pairs, each dataset on its own; several positives of an anchor all count.
 
-    A quick look while a run goes on, on images as on text; benchmarks are run with ``saha-st evaluate``.
+    A quick look while a run goes on, on images as on text; benchmarks are scored by `saha_st.evaluation`.
 
     Args:
         datasets: Held-out pairs by name, with the columns ``anchor`` and ``positive``.
