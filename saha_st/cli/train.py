@@ -16,7 +16,9 @@ TAKES_EXTRA = True
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("--config", required=True, help="YAML file, or a recipe: qwen2-vl-2b-mmeb, qwen2-vl-7b-mmeb, mini-mmeb")
+    parser.add_argument(
+        "--config", required=True, help="YAML file, or a recipe: qwen2-vl-2b-mmeb, …-7b-mmeb, mini-mmeb"
+    )
     parser.add_argument("--model", help="start from this model instead of the config's")
     parser.add_argument("--output_dir", help="write to this folder instead of the config's")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run")
