@@ -64,7 +64,7 @@ def restore_adapter(backbone: nn.Module, path: Path, *, adapter_name: str = "def
         )
     if repaired:
         logger.warning(
-            "Repaired %d of %d adapter tensors that were not loaded (DoRA magnitudes).", repaired, len(tensors)
+            "Took %d of %d adapter tensors from the file again: they were not loaded whole.", repaired, len(tensors)
         )
     return repaired
 

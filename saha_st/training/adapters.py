@@ -115,9 +115,11 @@ def merge_adapter(model: SentenceTransformer, *, probes: Sequence[Any] = _PROBES
 
 
 def disagreement(vectors: np.ndarray, expected: np.ndarray, dtype: torch.dtype) -> str | None:
-    """Say how two sets of unit vectors (inputs, dim) differ, if by more than rounding in ``dtype`` explains."""
+    """Say how two sets of vectors (inputs, dim) differ in direction, if by more than rounding in ``dtype`` does."""
     tolerance = 1e-6 if dtype == torch.float32 else 2e-3
-    cosine = float((vectors * expected).sum(axis=1).min())
+    # Vectors that were normalised in bfloat16 are not of length 1.
+    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
+    cosine = float(((vectors * expected).sum(axis=1) / lengths).min())
     return None if 1 - cosine <= tolerance else f"the smallest cosine is {cosine:.7f}, at least {1 - tolerance} is due"
 
 

@@ -31,6 +31,7 @@ from saha_st.encoding import DistinctInputs
 from saha_st.losses import SaHaLoss
 from saha_st.mining.miner import MinedClusters, find_saha_clusters, label_pairs
 from saha_st.modules import load_embedder
+from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.samplers import ClusterBatchSampler, SameTaskBatchSampler, SetEpochCallback
 from saha_st.training.adapters import (
     add_adapter,
@@ -100,6 +101,8 @@ def train(
     trainer = _trainer(args, model, datasets, loss, evaluators, callbacks)
     check_rendering(trainer, datasets)
     checkpoint = last_whole_checkpoint(folder) if resume else None
+    if checkpoint and config.adapter is not None:
+        trainer.add_callback(_RestoreAdapter(checkpoint))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -232,6 +235,16 @@ class _LogLossMetrics(TrainerCallback):
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         if metrics := self.loss.pop_metrics():
             self.trainer.track_loss_components(metrics)
+
+
+class _RestoreAdapter(TrainerCallback):
+    """Takes an adapter's float32 numbers from the checkpoint: the trainer loads them in the base model's dtype."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint
+
+    def on_train_begin(self, *args: Any, model: Any, **kwargs: Any) -> None:
+        restore_adapter(getattr(model, "module", model)[0].model, self.checkpoint / ADAPTER_FILE)
 
 
 def _clustered(source: PairSource, model: SentenceTransformer, config: RunConfig, folder: Path) -> Dataset:

@@ -25,7 +25,7 @@ assert scores[0, 0] > scores[0, 1], scores
 def small_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("quickstart") / "run"
     lines: list[str] = []
-    options = {"train_rows": 24, "eval_rows": 4, "max_steps": 3, "report": lines.append}
+    options = {"train_rows": 48, "eval_rows": 4, "max_steps": 3, "report": lines.append}
     return quickstart(folder, compare=True, **options), lines, folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from saha_st.modules import load_embedder
@@ -229,6 +231,23 @@ def test_a_saved_model_that_reads_back_differently_is_refused(embedder, tmp_path
     with pytest.raises(RuntimeError, match="gives other vectors"):
         save_verified(embedder, tmp_path / "model", probes=["x"])
     assert not (tmp_path / "model").exists()
+
+
+def test_an_adapter_on_a_bfloat16_model_resumes_to_the_same_weights(run_dict):
+    """Without rounding the adapter to bfloat16 on the way."""
+    run_dict["model_kwargs"] = {"dtype": "bfloat16"}
+    run_dict["training"] |= {"max_steps": 4, "save_steps": 2}
+    folder = Path(run_dict["output_dir"])
+    train(RunConfig.from_dict(run_dict))
+    unbroken = load_file(folder / "checkpoint-4" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in unbroken.values()} == {torch.float32}
+    shutil.rmtree(folder / "checkpoint-4")
+    train(RunConfig.from_dict(run_dict), resume=True)
+    resumed = load_file(folder / "checkpoint-4" / "adapter_model.safetensors")
+    start = load_file(folder / "checkpoint-2" / "adapter_model.safetensors")
+    assert any(not torch.equal(start[name], resumed[name]) for name in start)
+    for name in unbroken:
+        torch.testing.assert_close(resumed[name], unbroken[name], atol=1e-7, rtol=0, msg=name)
 
 
 SLOW_RUN = """
