@@ -27,8 +27,14 @@ def run(args: argparse.Namespace) -> int:
     """Run the quickstart and print its table."""
     start = time.perf_counter()
     print("Loading libraries …", flush=True)
+    import datasets
+    import transformers
+
     from saha_st.quickstart.run import quickstart
 
+    # Dozens of short bars would hide the lines of progress.
+    datasets.disable_progress_bars()
+    transformers.logging.disable_progress_bar()
     names = ("model", "compare", "seed", "train_rows", "eval_rows", "max_steps")
     options = {name: getattr(args, name) for name in names}
     result = quickstart(args.output_dir, report=lambda line: print(line, flush=True), **options)

@@ -131,7 +131,11 @@ def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArgument
         "per_device_train_batch_size": 64,
         "learning_rate": 5e-5,
         "bf16": not on_cpu and not config.training.get("fp16") and _has_bf16(),
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        # Renamed in transformers 5.23.
+        f"{'activation' if 'activation_checkpointing_kwargs' in known else 'gradient'}_checkpointing_kwargs": {
+            "use_reentrant": False
+        },
+        "dataloader_pin_memory": not on_cpu,
         "dataloader_drop_last": True,
         "logging_steps": 10,
         "report_to": "none",

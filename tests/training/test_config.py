@@ -71,6 +71,14 @@ def test_training_arguments_are_checked_by_name_and_against_the_cluster_size(run
         training_arguments(small)
 
 
+def test_checkpointing_is_not_reentrant_and_the_users_word_wins(run_dict):
+    run_dict["training"] |= {"gradient_checkpointing": True, "warmup_steps": 3}
+    args = training_arguments(RunConfig.from_dict(run_dict))
+    kwargs = getattr(args, "activation_checkpointing_kwargs", None) or args.gradient_checkpointing_kwargs
+    assert kwargs == {"use_reentrant": False} and args.warmup_steps == 3
+    assert args.router_mapping["anchor"] == "query" and not args.bf16
+
+
 @pytest.mark.parametrize(("content", "error"), [("a: [", ValueError), ("- a", ValueError), (None, FileNotFoundError)])
 def test_a_file_that_is_no_config_is_refused(tmp_path, content, error):
     path = tmp_path / "run.yaml"
