@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
         subset=args.subset,
         split=args.split,
     )
+    _check_room_for_ids(output, inputs[ID])
     model = load_model(args)
     encoded = encode_column(
         inputs,
@@ -71,6 +72,12 @@ def run(args: argparse.Namespace) -> int:
     write_vectors(output, list(inputs[ID]), encoded.of_rows, facts)
     print(f"Wrote {len(inputs)} vectors of {encoded.embeddings.shape[1]} dimensions to {output}.")
     return 0
+
+
+def _check_room_for_ids(output: Path, ids: Any) -> None:
+    """Refuse what safetensors cannot hold, before anything is encoded: their header ends at 100 MB."""
+    if output.suffix == ".safetensors" and sum(len(name.encode()) + 4 for name in ids) > 90_000_000:
+        raise ValueError(f"The ids of {len(ids)} inputs do not fit into a .safetensors file. Write .parquet instead.")
 
 
 def write_vectors(output: Path, ids: list[str], embeddings: Any, facts: dict[str, str]) -> None:

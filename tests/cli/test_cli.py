@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from saha_st.cli import COMMANDS, build_parser, main
+from saha_st.cli.encode import _check_room_for_ids
 from saha_st.cli.train import parse_training_arguments
 
 
@@ -96,6 +98,12 @@ def test_encode_rows_with_image_and_text(tiny_mllm, embedder, pictures, tmp_path
     assert table.column("id").to_pylist() == ["x", "y"]
     cells = [{"image": Image.new("RGB", (32, 32), c), "text": t} for c, t in (("red", "one"), ("blue", "two"))]
     np.testing.assert_allclose(table.column("embedding").to_pylist(), embedder.encode_document(cells), atol=1e-6)
+
+
+def test_ids_that_do_not_fit_into_safetensors_are_refused_before_encoding():
+    _check_room_for_ids(Path("a.parquet"), ["x" * 10**6] * 100)
+    with pytest.raises(ValueError, match=r"ids of 100 inputs .* Write \.parquet"):
+        _check_room_for_ids(Path("a.safetensors"), ["x" * 10**6] * 100)
 
 
 def test_mine_writes_clusters_beside_their_statistics_and_not_over_them(tiny_mllm, pairs, tmp_path, capsys):
