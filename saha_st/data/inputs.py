@@ -33,7 +33,7 @@ def load_inputs(
     """Load single inputs, each with an id.
 
     Args:
-        source: A folder of pictures (ids are their paths within it), a ``.txt`` file with a text a line (ids are the
+        source: A picture, a folder of pictures (ids are their paths within it), a ``.txt`` file with a text a line (ids are the
             line numbers, from 1), or whatever `load_pairs` reads: table files, folders of them, Hub datasets.
         text: Column of texts. Default: ``text``, if there is one.
         image: Column of images or of their paths. Default: ``image``, if there is one.
@@ -52,6 +52,10 @@ def load_inputs(
     path = Path(source).expanduser()
     if path.is_dir() and not _has_rows(path):
         return _pictures(path)
+    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return _as_inputs([path.name], [path])
     if path.suffix.lower() == ".txt":
         return _lines(path)
     rows = open_rows(str(source), split=split, subset=subset)
@@ -84,8 +88,12 @@ def _pictures(folder: Path) -> Dataset:
         raise ValueError(
             f"The folder {str(folder)!r} holds neither pictures ({', '.join(IMAGE_SUFFIXES)}) nor tables."
         )
-    values = {ID: [path.relative_to(folder).as_posix() for path in files], INPUT: [str(path) for path in files]}
-    return Dataset.from_dict(values, features=Features({ID: Value("string"), INPUT: ImageFeature()}))
+    return _as_inputs([path.relative_to(folder).as_posix() for path in files], files)
+
+
+def _as_inputs(ids: list[str], files: list[Path]) -> Dataset:
+    features = Features({ID: Value("string"), INPUT: ImageFeature()})
+    return Dataset.from_dict({ID: ids, INPUT: [str(path) for path in files]}, features=features)
 
 
 def _lines(path: Path) -> Dataset:

@@ -12,6 +12,7 @@ def test_ids_come_from_paths_lines_columns_or_row_numbers(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "b.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "a.JPG", format="JPEG")
     assert list(load_inputs(tmp_path)["id"]) == ["a.JPG", "b.png"]
+    assert list(load_inputs(tmp_path / "b.png")["id"]) == ["b.png"]
     (tmp_path / "t.txt").write_text("x\n\ny\n")
     lines = load_inputs(tmp_path / "t.txt")
     assert (list(lines["id"]), list(lines["input"])) == (["1", "3"], ["x", "y"])
@@ -64,6 +65,8 @@ def test_missing_files_and_empty_folders_are_refused(tmp_path):
         load_inputs(tmp_path)
     with pytest.raises(FileNotFoundError, match="nowhere.txt"):
         load_inputs(tmp_path / "nowhere.txt")
+    with pytest.raises(FileNotFoundError, match="nowhere.png"):
+        load_inputs(tmp_path / "nowhere.png")
     (tmp_path / "rows.csv").write_text("image\nmissing.png\n")
     with pytest.raises(FileNotFoundError, match="missing.png"):
         load_inputs(tmp_path / "rows.csv")
