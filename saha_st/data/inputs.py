@@ -34,7 +34,7 @@ def load_inputs(
 
     Args:
         source: A picture, a folder of pictures (ids are their paths within it), a ``.txt`` file with a text a line
-            (ids are the line numbers, from 1), or whatever `load_pairs` reads: table files, folders of them, Hub datasets.
+            (ids are the line numbers, from 1), or whatever `load_pairs` reads: table files, folders, Hub datasets.
         text: Column of texts. Default: ``text``, if there is one.
         image: Column of images or of their paths. Default: ``image``, if there is one.
         id_column: Column of ids. Default: ``id``, if there is one, else the row number.
