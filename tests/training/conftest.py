@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 
@@ -28,13 +29,11 @@ def pairs_file(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture
-def run_dict(tiny_mllm, pairs_file, tmp_path) -> dict:
-    """A small run with every part of the paper's recipe in it."""
+@pytest.fixture(scope="session")
+def _small_run(tiny_mllm, pairs_file) -> dict:
     return {
         "model": str(tiny_mllm),
         "data": [{"path": str(pairs_file)}],
-        "output_dir": str(tmp_path / "run"),
         "image_tokens": [4, 16],
         "mining": {"num_negatives": 3},
         "loss": {"mini_batch_size": 4},
@@ -49,3 +48,9 @@ def run_dict(tiny_mllm, pairs_file, tmp_path) -> dict:
             "disable_tqdm": True,
         },
     }
+
+
+@pytest.fixture
+def run_dict(_small_run, tmp_path) -> dict:
+    """A small run with every part of the paper's recipe in it; a copy that the test may change."""
+    return copy.deepcopy(_small_run) | {"output_dir": str(tmp_path / "run")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -29,33 +30,13 @@ PROBES = ["number 7", {"image": Image.new("RGB", (32, 32), "red"), "text": "Whic
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_mllm, pairs_file):
+def finished(tmp_path_factory, _small_run, pairs_file):
     """One run with everything in it; the tests look at what it left behind."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    config = RunConfig.from_dict(
-        {
-            "model": str(tiny_mllm),
-            "data": [{"path": str(pairs_file)}],
-            "eval_data": [{"path": str(pairs_file), "max_rows": 16}],
-            "output_dir": str(folder),
-            "image_tokens": [4, 16],
-            "mining": {"num_negatives": 3},
-            "loss": {"mini_batch_size": 4},
-            "adapter": {"r": 2, "lora_alpha": 16},
-            "training": {
-                "per_device_train_batch_size": 16,
-                "max_steps": 4,
-                "learning_rate": 1e-2,
-                "save_steps": 2,
-                "logging_steps": 2,
-                "eval_strategy": "steps",
-                "eval_steps": 4,
-                "gradient_checkpointing": True,
-                "use_cpu": True,
-                "disable_tqdm": True,
-            },
-        }
-    )
+    values = copy.deepcopy(_small_run)
+    values |= {"output_dir": str(folder), "eval_data": [{"path": str(pairs_file), "max_rows": 16}]}
+    values["training"] |= {"eval_strategy": "steps", "eval_steps": 4, "gradient_checkpointing": True}
+    config = RunConfig.from_dict(values)
     return train(config), folder
 
 
