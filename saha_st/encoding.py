@@ -26,6 +26,7 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from saha_st.data.keys import KEY_DTYPE, column_keys
+from saha_st.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,12 @@ class DistinctInputs:
     @classmethod
     def of(cls, dataset: Dataset, column: str) -> DistinctInputs:
         """Read a column; no image is opened. Raises what `column_keys` raises."""
-        keys, first_row, index = np.unique(column_keys(dataset, column), return_index=True, return_inverse=True)
+        return cls.of_keys(column_keys(dataset, column))
+
+    @classmethod
+    def of_keys(cls, keys_of_rows: np.ndarray) -> DistinctInputs:
+        """Group rows by their content keys, shape (rows,)."""
+        keys, first_row, index = np.unique(keys_of_rows, return_index=True, return_inverse=True)
         order = np.argsort(first_row, kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
@@ -112,39 +118,132 @@ def encode_column(
     """
     distinct = DistinctInputs.of(dataset, column) if distinct is None else distinct
     store = VectorStore(cache_folder, vector_fingerprint(model, task=task, prompt=prompt))
-    missing = np.flatnonzero(~store.contains(distinct.keys))
+    encode = encode_function(model, task=task, prompt=prompt, batch_size=batch_size)
     logger.info(
         "Column %r: %d rows, %d distinct, %d to encode.",
         column,
         len(distinct.index_of_row),
         len(distinct),
-        len(missing),
+        int((~store.contains(distinct.keys)).sum()),
     )
-    encode = _encoder(model, task, prompt, batch_size)
-    with tqdm(total=len(missing), desc=f"Encode {column}", unit="input", disable=not show_progress_bar) as bar:
-        for shard in _chunks(missing, SHARD_SIZE):
-            vectors = []
-            for part in _chunks(distinct.first_row[shard], 8 * batch_size):
-                vectors.append(_encode_rows(dataset, column, part, encode))
-                bar.update(len(part))
-            store.add(distinct.keys[shard], np.concatenate(vectors))
+    encode_distinct(
+        distinct,
+        store,
+        lambda rows: _encode_rows(dataset, column, rows, encode),
+        batch_size=batch_size,
+        title=f"Encode {column}",
+        show_progress_bar=show_progress_bar,
+    )
     return EncodedColumn(store.get(distinct.keys), distinct)
 
 
-def vector_fingerprint(model: SentenceTransformer, *, task: Task = None, prompt: str | None = None) -> str:
+def encode_distinct(
+    distinct: DistinctInputs,
+    store: VectorStore,
+    encode_rows: Callable[[np.ndarray], np.ndarray],
+    *,
+    batch_size: int,
+    title: str,
+    show_progress_bar: bool = True,
+    ranks: Ranks | None = None,
+) -> None:
+    """Encode the inputs that a store lacks, shard by shard, into the store.
+
+    What is encoded in one call depends on the inputs alone, not on the number of processes or on a run that was
+    killed before: so vectors are the same to the last bit.
+
+    Args:
+        distinct: The inputs.
+        store: Where the vectors go; with several processes, a store in a folder that all of them see.
+        encode_rows: Takes row numbers, returns their vectors, shape (rows, dim).
+        batch_size: Inputs per forward.
+        title: What to call the inputs in the bar and the log.
+        show_progress_bar: Show a bar with the time left.
+        ranks: The processes that share the work; all of them must call this. None: this one does it all.
+
+    Raises:
+        RuntimeError: Another process failed.
+    """
+    ranks = Ranks() if ranks is None else ranks
+    # The first process decides for all: another may have looked later, when the store held more.
+    missing = ranks.gather(np.flatnonzero(~store.contains(distinct.keys)))[0]
+    size = min(8 * batch_size, SHARD_SIZE)  # inputs that one call sorts by length and holds in memory
+    parts = list(_chunks(missing, size))[ranks.share(-(-len(missing) // size))]
+    with ranks.together():
+        with tqdm(
+            total=sum(map(len, parts)), desc=title, unit="input", leave=None, disable=not (show_progress_bar and parts)
+        ) as bar:
+            for start in range(0, len(parts), SHARD_SIZE // size):
+                shard = parts[start : start + SHARD_SIZE // size]
+                vectors = []
+                for part in shard:
+                    vectors.append(encode_rows(distinct.first_row[part]))
+                    bar.update(len(part))
+                store.add(distinct.keys[np.concatenate(shard)], np.concatenate(vectors))
+    if ranks.count > 1:
+        store.refresh()
+
+
+def encode_or_name(
+    read: Callable[[np.ndarray], list[Any]],
+    rows: np.ndarray,
+    encode: Callable[[list[Any]], np.ndarray],
+    place: Callable[[int], str],
+) -> np.ndarray:
+    """Encode some rows, shape (rows, dim); if that fails, say which row it is about.
+
+    Args:
+        read: Takes row numbers, returns the inputs.
+        rows: The row numbers.
+        encode: Encodes inputs.
+        place: What to call a row in an error.
+
+    Raises:
+        ValueError: A row that cannot be read or encoded.
+    """
+    try:
+        return encode(read(rows))
+    except (ValueError, OSError) as error:  # OSError: a picture that cannot be decoded
+        # The error names a place in a batch that was sorted, or none: find the row, one by one.
+        for row in rows:
+            try:
+                encode(read(np.array([row])))
+            except (ValueError, OSError) as reason:
+                message = str(reason).removeprefix("Input 0 of the batch: ")
+                raise ValueError(f"{place(int(row))}: {message}") from error
+        raise
+
+
+def encode_function(
+    model: SentenceTransformer, *, task: Task, prompt: str | None = None, batch_size: int = 32
+) -> Callable[[list[Any]], np.ndarray]:
+    """Return what encodes a list of inputs as a task does, shape (inputs, dim), float32."""
+    encode = {"query": model.encode_query, "document": model.encode_document, None: model.encode}[task]
+    options = {"batch_size": batch_size, "show_progress_bar": False} | (
+        {"prompt": prompt} if prompt is not None else {}
+    )
+    return lambda inputs: np.asarray(encode(inputs, **options), dtype=np.float32)
+
+
+def vector_fingerprint(
+    model: SentenceTransformer, *, task: Task = None, prompt: str | None = None, weights: str | None = None
+) -> str:
     """Name everything beside the input that a vector depends on.
 
     Weights and their dtype, the modules' settings, chat template, processor, tokenizer, prompts, task, the requested
     dimension, and the versions of the libraries that compute it.
 
+    Args:
+        model: The embedder.
+        task: As `encode_column`.
+        prompt: As `encode_column`.
+        weights: The model's `weights_digest`, where it is known already: reading all weights takes seconds a billion.
+
     Returns:
         32 hexadecimal digits.
     """
-    digest = blake2b(digest_size=16)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
     settings = {
+        "weights": weights_digest(model) if weights is None else weights,
         "modules": [repr(module) if index else _input_settings(module) for index, module in enumerate(model)],
         "prompts": model.prompts,
         "default_prompt_name": model.default_prompt_name,
@@ -153,7 +252,15 @@ def vector_fingerprint(model: SentenceTransformer, *, task: Task = None, prompt:
         "prompt": prompt,
         "versions": [sentence_transformers.__version__, transformers.__version__],
     }
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    return blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+
+
+def weights_digest(model: SentenceTransformer) -> str:
+    """Name the weights and their dtype, to the last bit; 32 hexadecimal digits."""
+    digest = blake2b(digest_size=16)
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
     return digest.hexdigest()
 
 
@@ -186,8 +293,15 @@ class VectorStore:
         self.folder = Path(folder) / fingerprint if folder is not None else None
         self._keys = np.empty(0, dtype=KEY_DTYPE)
         self._shards: list[np.ndarray] = []
-        self._order: np.ndarray | None = None
+        self._known: set[str] = set()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take up the shards that other processes have written into the folder since."""
         for keys_file in sorted(self.folder.glob("*.keys.npy")) if self.folder else ():
+            if keys_file.name in self._known:
+                continue
+            self._known.add(keys_file.name)
             vectors_file = keys_file.with_name(keys_file.name.replace(".keys.", ".vectors."))
             keys = np.load(keys_file, allow_pickle=False)
             vectors = np.load(vectors_file, allow_pickle=False, mmap_mode="r")
@@ -204,6 +318,7 @@ class VectorStore:
             name = blake2b(keys.tobytes(), digest_size=8).hexdigest()
             write_whole(self.folder / f"{name}.vectors.npy", lambda file: np.save(file, vectors, allow_pickle=False))
             write_whole(self.folder / f"{name}.keys.npy", lambda file: np.save(file, keys, allow_pickle=False))
+            self._known.add(f"{name}.keys.npy")
         self._append(keys, vectors)
 
     def get(self, keys: np.ndarray) -> np.ndarray:
@@ -248,26 +363,14 @@ def write_whole(path: Path, write: Callable[[Any], None]) -> None:
         raise
 
 
-def _encoder(
-    model: SentenceTransformer, task: Task, prompt: str | None, batch_size: int
-) -> Callable[[list[Any]], np.ndarray]:
-    encode = {"query": model.encode_query, "document": model.encode_document, None: model.encode}[task]
-    options = {"batch_size": batch_size, "show_progress_bar": False} | (
-        {"prompt": prompt} if prompt is not None else {}
-    )
-    return lambda cells: np.asarray(encode(cells, **options), dtype=np.float32)
-
-
 def _encode_rows(
     dataset: Dataset, column: str, rows: np.ndarray, encode: Callable[[list[Any]], np.ndarray]
 ) -> np.ndarray:
     """Encode some rows of a column; shape (rows, dim)."""
     cells = dataset.select_columns(column)
-    try:
-        vectors = encode(cells[rows.tolist()][column])
-    except (ValueError, OSError) as error:  # OSError: a picture that cannot be decoded
-        row, reason = _culprit(cells, column, rows, encode, error)
-        raise ValueError(f"Row {row}, column {column!r}: {reason}") from error
+    vectors = encode_or_name(
+        lambda numbers: cells[numbers.tolist()][column], rows, encode, lambda row: f"Row {row}, column {column!r}"
+    )
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         raise ValueError(
@@ -275,18 +378,6 @@ def _encode_rows(
             f"{len(rows)} in this batch). Half precision may overflow here: load the model in bfloat16 or float32."
         )
     return vectors
-
-
-def _culprit(
-    cells: Dataset, column: str, rows: np.ndarray, encode: Callable[..., Any], error: Exception
-) -> tuple[Any, str]:
-    """Find the row that a failed batch is about, by encoding one after the other."""
-    for row in rows.tolist():
-        try:
-            encode([cells[row][column]])
-        except (ValueError, OSError) as reason:
-            return row, str(reason).removeprefix("Input 0 of the batch: ")
-    return f"{rows[0]}..{rows[-1]}", str(error)
 
 
 def _chunks(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
