@@ -6,15 +6,13 @@ import argparse
 from typing import Any
 
 
-def add_model_arguments(parser: argparse.ArgumentParser, *, default: str | None = None) -> None:
-    """``--model`` and how to load it."""
-    parser.add_argument(
-        "--model",
-        dest="model_name_or_path",
-        default=default,
-        required=default is None,
-        help="Hub id, folder, or one of the embedded saha-tiny-base and saha-tiny",
-    )
+def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
+    """``--model``, or a positional MODEL, and how to load it."""
+    text = "Hub id, folder, or one of the embedded saha-tiny-base and saha-tiny"
+    if positional:
+        parser.add_argument("model_name_or_path", metavar="MODEL", help=text)
+    else:
+        parser.add_argument("--model", dest="model_name_or_path", required=True, help=text)
     parser.add_argument("--revision", help="branch, tag or commit of the model")
     parser.add_argument("--device", help="torch device; the best available if not given")
     parser.add_argument("--dtype", help="weights' dtype, such as bfloat16; the checkpoint's if not given")

@@ -25,6 +25,8 @@ _HOMES = {
     "load_mmeb": "mmeb",
     "load_mmeb_eval": "mmeb",
     "load_pairs": "pairs",
+    "load_sugarcrepe": "sugarcrepe",
+    "load_sugarcrepe_pp": "sugarcrepe",
     "split_candidates": "mmeb",
 }
 

@@ -10,14 +10,23 @@ from importlib.util import find_spec
 from typing import Any
 
 _HOMES = {
+    "BENCHMARKS": "catalogue",
     "Embedder": "encoder",
     "MMEBTask": "mmeb",
+    "Report": "report",
     "Scores": "scores",
+    "TaskScore": "scores",
     "comparison_table": "scores",
     "evaluate": "run",
+    "find_benchmark": "catalogue",
     "mini_mmeb_tasks": "mmeb",
     "mmeb_benchmark": "mmeb",
     "mmeb_tasks": "mmeb",
+    "published_for": "report",
+    "sugarcrepe_benchmark": "sugarcrepe",
+    "sugarcrepe_pp_benchmark": "sugarcrepe",
+    "sugarcrepe_pp_tasks": "sugarcrepe",
+    "sugarcrepe_tasks": "sugarcrepe",
 }
 
 __all__ = list(_HOMES)

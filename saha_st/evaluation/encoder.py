@@ -8,9 +8,9 @@ distinct one is decoded and encoded once per run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,17 +18,24 @@ from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
 from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
-from tqdm.auto import tqdm
 
-from saha_st.encoding import SHARD_SIZE, VectorStore, vector_fingerprint
-from saha_st.evaluation.inputs import Inputs, inputs_of
+from saha_st.encoding import (
+    DistinctInputs,
+    Task,
+    VectorStore,
+    encode_distinct,
+    encode_function,
+    encode_or_name,
+    vector_fingerprint,
+    weights_digest,
+)
+from saha_st.evaluation.inputs import inputs_of
 from saha_st.evaluation.mmeb import UNDEFINED
 from saha_st.prompts import HierarchicalPrompt
-
-Role = Literal["query", "document"] | None
-EncodeFunction = Callable[[list[dict[str, Any]]], np.ndarray]
+from saha_st.ranks import Ranks
 
 _MODALITIES = ("image", "text")
+_SAME = 1e-6  # what batches of other lengths make of equal inputs in float32 is smaller
 
 
 class Embedder(AbsEncoder):
@@ -44,8 +51,15 @@ class Embedder(AbsEncoder):
         revision: Its revision in results. Default: a digest of all that its vectors depend on, so that results of
             other weights or prompts are never taken for this model's.
         cache_folder: Where to keep vectors, so that a run that was killed goes on inside a task. Default: in memory,
-            as long as this object lives.
+            as long as this object lives. Several processes (`torchrun`, `accelerate launch`) share the work through
+            it, and need one.
         show_progress_bar: Show a bar for each side of each task.
+
+    Attributes:
+        vectors_of: For the tasks that were encoded, what tells whether their vectors are worth scoring.
+
+    Raises:
+        ValueError: Several processes without a `cache_folder`.
     """
 
     def __init__(
@@ -57,12 +71,21 @@ class Embedder(AbsEncoder):
         cache_folder: str | Path | None = None,
         show_progress_bar: bool = True,
     ) -> None:
+        self._ranks = Ranks.current()
+        if self._ranks.count > 1 and cache_folder is None:
+            raise ValueError(
+                f"cache_folder: {self._ranks.count} processes exchange vectors through a folder that all of them see; "
+                "name one."
+            )
         self.model = model
         self.model_prompts = dict(model.prompts or {})
-        self.mteb_model_meta = _model_meta(model, name or _name_of(model), revision or vector_fingerprint(model))
+        self._weights = weights_digest(model)
+        self.fingerprint = vector_fingerprint(model, weights=self._weights)
+        self.mteb_model_meta = _model_meta(model, name or model_name_of(model), revision or self.fingerprint)
+        self.vectors_of: dict[str, VectorCheck] = {}
         self._cache_folder = cache_folder
         self._show_progress_bar = show_progress_bar
-        self._stores: dict[tuple[Role, str | None], VectorStore] = {}
+        self._stores: dict[tuple[Task, str | None], VectorStore] = {}
 
     def encode(
         self,
@@ -83,18 +106,20 @@ class Embedder(AbsEncoder):
         role, prompt = self._role(task_metadata, prompt_type), self._prompt(task_metadata, prompt_type)
         title = f"{task_metadata.name}, {prompt_type.value if prompt_type else 'input'}"
         found = inputs_of(inputs.dataset, prompt_type)
-        keys, first_row, index_of_row = np.unique(found.keys, return_index=True, return_inverse=True)
-        store = self._store(role, prompt)
-        missing = np.sort(first_row[~store.contains(keys)])
-        encode = self._encode_function(role, prompt, batch_size)
-        with tqdm(total=len(missing), desc=title, leave=False, disable=not self._show_progress_bar) as bar:
-            for shard in _chunks(missing, SHARD_SIZE):
-                vectors = []
-                for rows in _chunks(shard, 8 * batch_size):  # decoded images are held for so many rows at a time
-                    vectors.append(_encode_rows(found, rows, encode, title))
-                    bar.update(len(rows))
-                store.add(found.keys[shard], np.concatenate(vectors))
-        return store.get(keys)[index_of_row]
+        distinct, store = DistinctInputs.of_keys(found.keys), self._store(role, prompt)
+        encode = encode_function(self.model, task=role, prompt=prompt, batch_size=batch_size)
+        encode_distinct(
+            distinct,
+            store,
+            lambda rows: encode_or_name(found.read, rows, encode, lambda row: f"{title} {row}"),
+            batch_size=batch_size,
+            title=title,
+            show_progress_bar=self._show_progress_bar and self._ranks.is_main,
+            ranks=self._ranks,
+        )
+        vectors = store.get(distinct.keys)
+        self.vectors_of.setdefault(task_metadata.name, VectorCheck()).add(vectors)
+        return vectors[distinct.index_of_row]
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
         """Return the similarities of all pairs; shape (first, second).
@@ -109,7 +134,7 @@ class Embedder(AbsEncoder):
         cosines = cosine_with_each(np.asarray(embeddings1).reshape(-1), np.asarray(embeddings2))
         return torch.from_numpy(np.where(np.isfinite(cosines), cosines, UNDEFINED)).unsqueeze(0)
 
-    def _role(self, task_metadata: Any, prompt_type: PromptType | None) -> Role:
+    def _role(self, task_metadata: Any, prompt_type: PromptType | None) -> Task:
         if prompt_type is None:
             return "query" if has_hierarchical_prompt(self.model) else None
         if prompt_type is PromptType.document and not getattr(task_metadata, "targets_as_queries", False):
@@ -121,20 +146,34 @@ class Embedder(AbsEncoder):
         name = get_prompt_name(self.model_prompts, task_metadata, prompt_type)
         return None if name in (None, "query", "document") else self.model_prompts[name]
 
-    def _store(self, role: Role, prompt: str | None) -> VectorStore:
+    def _store(self, role: Task, prompt: str | None) -> VectorStore:
         if (role, prompt) not in self._stores:
-            in_memory = self._cache_folder is None
-            fingerprint = "" if in_memory else vector_fingerprint(self.model, task=role, prompt=prompt)
+            fingerprint = vector_fingerprint(self.model, task=role, prompt=prompt, weights=self._weights)
             self._stores[role, prompt] = VectorStore(self._cache_folder, fingerprint)
         return self._stores[role, prompt]
 
-    def _encode_function(self, role: Role, prompt: str | None, batch_size: int) -> EncodeFunction:
-        model = self.model
-        encode = {"query": model.encode_query, "document": model.encode_document, None: model.encode}[role]
-        options = {"batch_size": batch_size, "show_progress_bar": False} | (
-            {} if prompt is None else {"prompt": prompt}
-        )
-        return lambda inputs: np.asarray(encode(inputs, **options), dtype=np.float32)
+
+@dataclass
+class VectorCheck:
+    """What the vectors of a task say about its score: whatever is computed from equal vectors is none.
+
+    Attributes:
+        inputs: Number of distinct inputs.
+        undefined: How many of their vectors hold something that is not a number.
+        collapsed: Whether one side of the task has several inputs, all with the same vector.
+    """
+
+    inputs: int = 0
+    undefined: int = 0
+    collapsed: bool = False
+
+    def add(self, vectors: np.ndarray) -> None:
+        """Look at the vectors of distinct inputs, shape (inputs, dim)."""
+        self.inputs += len(vectors)
+        self.undefined += int((~np.isfinite(vectors).all(axis=1)).sum())
+        if len(vectors) > 1:
+            spread = (vectors.max(axis=0) - vectors.min(axis=0)).max()
+            self.collapsed |= bool(spread <= _SAME)  # false for what is not a number
 
 
 def cosine_with_each(vector: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -161,26 +200,8 @@ def modalities_of(model: SentenceTransformer) -> list[str]:
     return [name for name in _MODALITIES if name in names]
 
 
-def _encode_rows(inputs: Inputs, rows: np.ndarray, encode: EncodeFunction, title: str) -> np.ndarray:
-    """Encode some rows; what fails is named."""
-    try:
-        cells = inputs.read(rows)
-    except OSError as error:  # an image that is none, of which Pillow names the file
-        raise ValueError(f"{title}: {error}. Replace the file, or leave out the rows that have it.") from error
-    try:
-        return encode(cells)
-    except ValueError as error:  # names a place in a batch that was sorted: find the row, one by one
-        for row, cell in zip(rows, cells, strict=True):
-            try:
-                encode([cell])
-            except ValueError as reason:
-                message = str(reason).removeprefix("Input 0 of the batch: ")
-                raise ValueError(f"{title} {row}: {message}") from error
-        raise
-
-
-def _name_of(model: SentenceTransformer) -> str:
-    """Return `organisation/name` of the Hub, or `local/<folder>`."""
+def model_name_of(model: SentenceTransformer) -> str:
+    """Return a model's name in results: `organisation/name` of the Hub, or `local/<folder>`."""
     source = model.model_card_data.model_id or getattr(getattr(model[0], "auto_model", None), "name_or_path", None)
     if not source:
         return "local/unnamed"
@@ -206,5 +227,4 @@ def _model_meta(model: SentenceTransformer, name: str, revision: str) -> ModelMe
     )
 
 
-def _chunks(array: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    return (array[start : start + size] for start in range(0, len(array), size))
+_name_of = model_name_of

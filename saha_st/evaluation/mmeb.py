@@ -7,9 +7,7 @@ mteb's ranking. Anything in MMEB's schema runs through the same class, so the ge
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +20,13 @@ from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.benchmarks.benchmark import Benchmark, BenchmarkAggregation, CustomGroup, CustomGrouping
 
+from saha_st.data.hub import commit_of
 from saha_st.data.image_files import join_root
-from saha_st.data.mmeb import load_mmeb_eval, split_candidates
-from saha_st.data.mmeb.files import LocalFiles
+from saha_st.data.mmeb import MMEB_SUBSETS, load_mmeb_eval, split_candidates
+from saha_st.data.mmeb.files import LocalFiles, open_mmeb
 from saha_st.data.mmeb.subsets import pick_subsets
+from saha_st.evaluation.rankings import RankingsSource, make_rankings, write_rankings
+from saha_st.evaluation.revisions import revision_of_files, revision_on_hub
 from saha_st.evaluation.specs import META_TASKS, TaskSpec, mini_mmeb_specs, mmeb_specs
 
 HIT_AT_1 = "hit_at_1_ties_count"
@@ -103,6 +104,26 @@ class MMEBTask(AbsTaskRetrieval):
             "num_queries": len(counts),
         }
 
+    def _save_task_predictions(
+        self,
+        predictions: Mapping[str, Mapping[str, float]],
+        model: Any,
+        prediction_folder: Path,
+        hf_split: str,
+        hf_subset: str,
+    ) -> None:
+        """Write `<prediction_folder>/<task>.parquet`, see `rankings`, and not mteb's file of all similarities."""
+        lists = self.dataset[hf_subset][hf_split]["top_ranked"]
+
+        def similarities(query: str) -> np.ndarray:
+            found = np.array([predictions[query][document] for document in lists[query]])
+            return np.where(found > UNDEFINED, found, np.nan)
+
+        meta = model.mteb_model_meta
+        source = RankingsSource(meta.name, meta.revision, self.metadata.name, self.metadata.revision)
+        queries = ((query, lists[query], similarities(query)) for query in predictions)
+        write_rankings(make_rankings(source, queries), prediction_folder)
+
 
 def as_retrieval_split(rows: Dataset, spec: TaskSpec) -> dict[str, Any]:
     """Turn what `load_mmeb_eval` returns for a subset into what mteb's retrieval tasks hold for a split.
@@ -130,7 +151,7 @@ def mmeb_tasks(
     revision: str | None = None,
     cache_dir: str | None = None,
 ) -> list[MMEBTask]:
-    """Return the tasks of MMEB, from the Hub or a local folder; nothing is downloaded before a task runs.
+    """Return the tasks of MMEB, from the Hub or a local folder; no data are downloaded before a task runs.
 
     Args:
         name_or_path: As `load_mmeb_eval`.
@@ -140,7 +161,8 @@ def mmeb_tasks(
         cache_dir: As `load_mmeb_eval`.
 
     Raises:
-        ValueError: An unknown subset.
+        FileNotFoundError: A path that is no folder.
+        ValueError: An unknown subset, or a folder without MMEB's files.
     """
     place = {"image_root": image_root, "revision": revision, "cache_dir": cache_dir}
     return _tasks(mmeb_specs(), name_or_path, subsets, place)
@@ -206,7 +228,17 @@ def _tasks(
     place: Mapping[str, Any],
 ) -> list[MMEBTask]:
     names = pick_subsets(subsets, list(specs), source=str(name_or_path))
+    place = _pinned(name_or_path, place)
     return [_task_class(specs[name], name_or_path, place)() for name in names]
+
+
+def _pinned(name_or_path: str | Path, place: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace a revision on the Hub by the commit it stands for, so that all tasks are of one version of the data."""
+    options = {"known_subsets": list(MMEB_SUBSETS), "archive": "images.zip"}
+    if isinstance(open_mmeb(name_or_path, **options), LocalFiles):
+        return dict(place)
+    commit = commit_of(str(name_or_path), place.get("revision"), cache_dir=place.get("cache_dir"))
+    return {**place, "revision": commit or place.get("revision")}
 
 
 def _task_class(spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, Any]) -> type[MMEBTask]:
@@ -234,24 +266,16 @@ def _task_class(spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, An
 
 
 def _revision(subset: str, name_or_path: str | Path, place: Mapping[str, Any]) -> str:
-    """Name the version of the data, so that scores of other rows or other pictures are told apart.
-
-    Of local data it is a digest of the rows, and of the sizes and times of change of the images.
-    """
+    """Name the version of the data: the revision on the Hub, or a digest of local rows and images."""
     image_root = place.get("image_root")
-    digest = blake2b(b"" if image_root is None else os.path.abspath(image_root).encode(), digest_size=8)
     folder = Path(name_or_path).expanduser()
     if not (folder / subset).is_dir():
-        name = place.get("revision") or "main"
-        return name if image_root is None else f"{name}-{digest.hexdigest()}"
+        return revision_on_hub(place.get("revision"), image_root=image_root)
     files = sorted((folder / subset).glob("*.parquet"))
-    for file in files:
-        digest.update(file.name.encode() + file.read_bytes())
     roots = LocalFiles(folder).image_roots(subset) if image_root is None else [Path(image_root).expanduser()]
-    for path in _image_paths(files):
-        for root in roots:  # which of them is taken is the loader's choice
-            digest.update(_state_of(join_root(root, path)).encode())
-    return digest.hexdigest()
+    # which of the roots is taken is the loader's choice
+    images = (join_root(root, path) for path in _image_paths(files) for root in roots)
+    return revision_of_files(files, images, image_root=image_root)
 
 
 def _image_paths(files: Sequence[Path]) -> list[str]:
@@ -264,15 +288,6 @@ def _image_paths(files: Sequence[Path]) -> list[str]:
                 flat = pc.list_flatten(paths) if pa.types.is_list(paths.type) else paths
                 found |= dict.fromkeys(pc.unique(flat).to_pylist())
     return [path for path in found if path]
-
-
-def _state_of(file: str) -> str:
-    """Return what changes when a file is written anew; a file that is not there is reported when the task runs."""
-    try:
-        state = os.stat(file)
-    except OSError:
-        return "missing;"
-    return f"{state.st_size},{state.st_mtime_ns};"
 
 
 def _side(cells: Dataset, column: str, ids: list[str], spec: TaskSpec, *, with_images: bool) -> Dataset:

@@ -9,7 +9,7 @@ from typing import Literal
 from saha_st.data.mmeb import MMEB_SUBSETS
 from saha_st.data.mmeb.subsets import MetaTask
 
-Category = Literal["it2t", "t2it", "it2it"]
+Category = Literal["it2t", "t2it", "it2it", "t2i", "t2t"]
 
 META_TASKS: tuple[MetaTask, ...] = ("Classification", "VQA", "Retrieval", "Grounding")
 """In the order in which papers list them."""
@@ -19,22 +19,22 @@ _TEXT_QUERIES = {"VisDial", "WebQA", "EDIS", "Wiki-SS-NQ"}  # and all whose name
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """One task in MMEB's schema.
+    """One task of a benchmark.
 
     Args:
         name: Its name in mteb, and so the name of its result file.
         subset: Its name in the data.
         meta_task: The group it is averaged in.
-        in_distribution: Whether there is training data for it.
-        category: Modalities of query and document as mteb writes them: `it2t`, `t2it` or `it2it`. Parts that a side
-            lacks according to this are never encoded, so the data are checked against it.
+        in_distribution: Whether there is training data for it; `None` if the benchmark does not ask.
+        category: Modalities of query and document as mteb writes them, such as `it2t`. Parts that a side lacks
+            according to this are never encoded, so the data are checked against it.
         targets_as_queries: Whether its candidates are encoded as queries are.
     """
 
     name: str
     subset: str
-    meta_task: MetaTask
-    in_distribution: bool
+    meta_task: str
+    in_distribution: bool | None
     category: Category
     targets_as_queries: bool = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def test_scores_equal_the_independent_scorer_to_the_last_hit(subset: str, scores
     expected = hits(embedder, mmeb, subset, targets_as_queries=subset == "RefCOCO-Matching")
     assert 0 < expected.sum() < len(expected)
     assert scores.tasks[subset].num_queries == len(expected)
-    assert scores.tasks[subset].hit_at_1 == expected.mean()
+    assert scores.tasks[subset].score == expected.mean()
 
 
 def test_targets_of_refcoco_matching_are_encoded_as_queries(embedder, mmeb: Path):
@@ -100,7 +101,7 @@ def test_results_lie_in_mtebs_layout_and_are_taken_up_again_unless_model_or_data
     first = evaluate(embedder, mmeb_tasks(data, ["CIRR", "WebQA"]), output_dir=out, model_name="org/m", **QUIET)
     (folder,) = (out / "results" / "org__m").iterdir()
     result = json.loads((folder / "MMEB_CIRR.json").read_text())
-    assert result["scores"]["test"][0]["main_score"] == pytest.approx(first.hit_at_1["CIRR"])
+    assert result["scores"]["test"][0]["main_score"] == pytest.approx(first.by_task["CIRR"])
     assert {"MMEB_WebQA.json", "model_meta.json", "run_settings.jsonl"} <= {path.name for path in folder.iterdir()}
 
     encoder = Embedder(embedder, name="org/m", show_progress_bar=False)
@@ -140,6 +141,23 @@ def test_other_pictures_are_another_revision_and_the_same_ones_are_not(mmeb: Pat
     assert elsewhere.startswith("main-") and mmeb_tasks(subsets="CIRR")[0].metadata.revision == "main"
 
 
+def test_all_tasks_from_the_hub_are_pinned_to_one_commit(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def resolve(repo_id, *, repo_type, revision, cache_dir):
+        asked.append((repo_id, repo_type, revision))
+        return SimpleNamespace(resolved="c0ffee" * 6 + "c0ff")
+
+    monkeypatch.setattr("huggingface_hub.resolve_revision", resolve)
+    loaded = []
+    monkeypatch.setattr("saha_st.evaluation.mmeb.load_mmeb_eval", lambda name, subset, **place: loaded.append(place))
+    tasks = mmeb_tasks(revision="a-tag")
+    assert {task.metadata.revision for task in tasks} == {"c0ffee" * 6 + "c0ff"}
+    assert asked == [("TIGER-Lab/MMEB-eval", "dataset", "a-tag")]
+    type(tasks[0]).load()
+    assert loaded[0]["revision"] == "c0ffee" * 6 + "c0ff"
+
+
 def test_mini_mmeb_runs_through_the_same_tasks(embedder, tmp_path: Path):
     root = write_mini_mmeb(
         tmp_path / "mini",
@@ -153,7 +171,7 @@ def test_mini_mmeb_runs_through_the_same_tasks(embedder, tmp_path: Path):
     assert list(scores.meta_tasks) == ["Classification", "VQA", "Retrieval", "Grounding"]
     for task in tasks:
         expected = hits(embedder, root / "MMEB-eval", task.spec.subset).mean()
-        assert scores.hit_at_1[task.spec.subset] == expected
+        assert scores.by_task[task.spec.subset] == expected
     with pytest.raises(ValueError, match="'Objects'"):
         mini_mmeb_tasks(root, "Objects")
     with pytest.raises(FileNotFoundError, match="write_mini_mmeb"):

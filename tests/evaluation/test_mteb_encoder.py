@@ -20,23 +20,6 @@ QUIET = {"show_progress_bar": False}
 END = "<|im_end|>\n<|im_start|>assistant\n"
 
 
-@pytest.fixture
-def rendered(embedder) -> list[str]:
-    """The strings that reach the model, image tokens as one mark; filled while it encodes."""
-    found: list[str] = []
-    preprocess = embedder[0].preprocess
-
-    def spy(*args, **kwargs):
-        features = preprocess(*args, **kwargs)
-        for ids, mask in zip(features["input_ids"], features["attention_mask"], strict=True):
-            text = embedder.tokenizer.decode(ids[mask.bool()])
-            found.append("<image>".join(part for part in text.split("<|image_pad|>") if part))
-        return features
-
-    embedder[0].preprocess = spy
-    return found
-
-
 def user_turns(rendered: list[str]) -> set[str]:
     turns = set()
     for text in rendered:
@@ -127,7 +110,7 @@ def test_a_cell_that_cannot_be_encoded_is_named_with_its_task(embedder, tmp_path
     (tmp_path / "broken.png").write_bytes(b"no picture")
     documents = [f"{MARK}\nRepresent the image.\n"] * 2
     write_rows(tmp_path, "MSCOCO_t2i", [("a caption", "", documents, ["a.png", "broken.png"])])
-    with pytest.raises(ValueError, match="MMEB_MSCOCO_t2i, document: .*broken.png"):
+    with pytest.raises(ValueError, match="MMEB_MSCOCO_t2i, document 1: .*broken.png"):
         evaluate(embedder, mmeb_tasks(tmp_path, "MSCOCO_t2i"), **QUIET)
     paint(tmp_path / "broken.png", 0, size=(8, 1800))
     with pytest.raises(ValueError, match="MMEB_MSCOCO_t2i, document 1: the image is 8x1800"):

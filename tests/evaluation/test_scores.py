@@ -6,7 +6,7 @@ from saha_st.evaluation.scores import Scores, TaskScore, comparison_table
 
 
 def score(hit: float, meta_task: str = "VQA", *, ind: bool = True, **options) -> TaskScore:
-    return TaskScore(hit, meta_task, ind, options.pop("num_queries", 100), options.pop("chance", 0.01), **options)
+    return TaskScore(hit, "hit@1", meta_task, ind, **({"num_queries": 100, "chance": 0.01} | options))
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def test_every_stage_is_reported_and_scored(small_run):
     result, lines, _ = small_run
     assert list(result.scores) == [PLAIN, PROMPTED, IN_BATCH, TUNED]
     assert [line for line in lines if "…" in line] and len(lines) == 2 * 8
-    assert all(0 <= value <= 1 for scores in result.scores.values() for value in scores.hit_at_1.values())
+    assert all(0 <= value <= 1 for scores in result.scores.values() for value in scores.by_task.values())
     assert len({len(scores.tasks) for scores in result.scores.values()}) == 1
     assert "| **Overall** |" in result.table
 

@@ -7,7 +7,6 @@ may be relative to. Pictures of the Hub come as ZIP archives, downloaded and unp
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import datasets
 from datasets import Dataset, load_dataset
 
 from saha_st.data.archives import unpack_once
+from saha_st.data.hub import hub_cache
 from saha_st.data.tables import read_table
 
 logger = logging.getLogger(__name__)
@@ -116,8 +116,7 @@ class HubFiles:
         from huggingface_hub.errors import EntryNotFoundError
 
         logger.info("Fetching the images %s of %s; MMEB's archives are between 0.1 and 13 GB", name, self.repo_id)
-        hub_cache = None if self.cache_dir is None else os.path.join(self.cache_dir, "hub")
-        place = {"repo_type": "dataset", "revision": self.revision, "cache_dir": hub_cache}
+        place = {"repo_type": "dataset", "revision": self.revision, "cache_dir": hub_cache(self.cache_dir)}
         try:
             archive = Path(hf_hub_download(self.repo_id, name, **place))
         except EntryNotFoundError as error:

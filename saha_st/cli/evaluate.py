@@ -1,0 +1,117 @@
+"""Score a model on MMEB, SugarCrepe, or any benchmark or task of mteb (MIEB, ViDoRe, MTEB).
+
+  saha-st evaluate saha-tiny --benchmark mini-mmeb --compare_with saha-tiny-base
+  saha-st evaluate org/model --benchmark "MMEB(v1)" --compare_with paper
+  accelerate launch -m saha_st.cli evaluate org/model --benchmark "MIEB(lite)" --batch_size 16
+
+Results lie in --output_dir in mteb's layout, with a table and a chart in reports/. A run that was killed goes on where
+it stopped, inside a task too; one process per GPU gives the same numbers as one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from saha_st.cli.options import add_model_arguments, load_model
+
+NAME = "evaluate"
+HELP = "score a model on MMEB, MIEB, ViDoRe, MTEB, SugarCrepe"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    add_model_arguments(parser, positional=True)
+    parser.add_argument(
+        "--benchmark",
+        nargs="+",
+        required=True,
+        metavar="NAME",
+        help='"MMEB(v1)", mini-mmeb, "SugarCrepe(v1)", "SugarCrepe++", or benchmarks or tasks of mteb by name, as '
+        '"MIEB(lite)", "ViDoRe(v2)"',
+    )
+    parser.add_argument("--output_dir", default="evaluation", help="folder for results, vectors and reports")
+    parser.add_argument("--batch_size", type=int, default=32, help="inputs per forward")
+    parser.add_argument("--limit", type=int, help="a quick look: so many queries or rows of each task; no result")
+    parser.add_argument(
+        "--compare_with",
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        help="other models to score on the same tasks; 'paper' for published figures, labelled as such",
+    )
+    parser.add_argument("--name", help="the model's name in results, org/model; the Hub's if not given")
+    parser.add_argument("--data_dir", help="local data of a benchmark of ours; mini-mmeb is generated there")
+    parser.add_argument("--image_root", help="folder that its image paths are relative to")
+    parser.add_argument("--data_revision", help="branch, tag or commit of its dataset on the Hub")
+    parser.add_argument("--cache_dir", help="folder for its downloads and unpacked images")
+    parser.add_argument("--num_proc", type=int, help="processes that load and prepare data")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Find the tasks, load the models, score, write the report."""
+    from saha_st.evaluation import Report, find_benchmark, published_for
+    from saha_st.ranks import Ranks
+
+    device = _join_processes()
+    args.device = args.device or device
+    benchmark = find_benchmark(
+        args.benchmark,
+        data_dir=args.data_dir or _place_of_generated(args),
+        image_root=args.image_root,
+        data_revision=args.data_revision,
+        cache_dir=args.cache_dir,
+    )
+    others = [name for name in args.compare_with if name != "paper"]
+    published = published_for(benchmark.name) if "paper" in args.compare_with else ()
+    if "paper" in args.compare_with and not published:
+        raise ValueError(f"--compare_with paper: we know of no published figures on {benchmark.name!r}.")
+    columns, revision = {}, ""
+    for name in [args.model_name_or_path, *others]:
+        scored, scores = _score(args, name, benchmark)
+        revision = revision or scored.mteb_model_meta.revision
+        label = scored.mteb_model_meta.name
+        columns[label if label not in columns else f"{label} ({name})"] = scores
+    if Ranks.current().is_main:
+        report = Report(benchmark.name, columns, published, args.limit, revision)
+        page, chart = report.write(args.output_dir)
+        print("\n".join(f"Note: {note}" for note in report.notes))
+        print(f"\n{report.table}\n\nResults: {Path(args.output_dir) / 'results'}\nReport:  {page}\nChart:   {chart}")
+    return 0
+
+
+def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, Any]:
+    """Score one model; how to compute applies to all that are compared, name and revision to the first."""
+    from saha_st.evaluation import Embedder, evaluate
+
+    own = {} if name == args.model_name_or_path else {"model_name_or_path": name, "revision": None, "name": None}
+    flags = argparse.Namespace(**{**vars(args), **own})
+    folder = Path(args.output_dir) / "vectors"
+    encoder = Embedder(load_model(flags), name=flags.name, cache_folder=folder, show_progress_bar=not args.quiet)
+    scores = evaluate(
+        encoder,
+        benchmark,
+        output_dir=args.output_dir,
+        batch_size=args.batch_size,
+        limit=args.limit,
+        num_proc=args.num_proc,
+        show_progress_bar=not args.quiet,
+    )
+    return encoder, scores
+
+
+def _join_processes() -> str | None:
+    """Join the process group that `accelerate launch` or `torchrun` has prepared; returns this process's device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return None
+    from accelerate import PartialState
+
+    return str(PartialState().device)
+
+
+def _place_of_generated(args: argparse.Namespace) -> Path | None:
+    """Keep a generated benchmark beside its results."""
+    is_generated = all(name == "mini-mmeb" or name.startswith("MiniMMEB_") for name in args.benchmark)
+    return Path(args.output_dir) / "mini-mmeb" if is_generated else None

@@ -1,0 +1,147 @@
+"""Benchmarks and tasks by name: ours, and every one of mteb."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mteb
+from mteb.benchmarks.benchmark import Benchmark, BenchmarkAggregation
+from mteb.get_tasks import TASK_LIST
+
+from saha_st.data.scenes import write_mini_mmeb
+from saha_st.evaluation.mmeb import as_benchmark, mini_mmeb_tasks, mmeb_benchmark
+from saha_st.evaluation.sugarcrepe import sugarcrepe_benchmark, sugarcrepe_pp_benchmark
+from saha_st.ranks import Ranks
+
+logger = logging.getLogger(__name__)
+
+MINI_MMEB = "mini-mmeb"
+
+
+def mini_mmeb_benchmark(name_or_path: str | Path = MINI_MMEB, *, cache_dir: str | None = None) -> Benchmark:
+    """Return the generated mini-MMEB as a benchmark; it is generated first where it is not there.
+
+    Args:
+        name_or_path: The folder given to `write_mini_mmeb`.
+        cache_dir: As `mini_mmeb_tasks`.
+    """
+    folder = Path(name_or_path)
+    with Ranks.current().first():
+        if not (folder / "MMEB-eval").is_dir():
+            logger.info("Generating mini-MMEB in %s", folder)
+            write_mini_mmeb(folder)
+    return as_benchmark(MINI_MMEB, mini_mmeb_tasks(folder, cache_dir=cache_dir))
+
+
+@dataclass(frozen=True)
+class _Own:
+    """A benchmark that mteb does not have.
+
+    Args:
+        make: Returns it; takes the options of `find_benchmark` that apply.
+        prefix: How the names of its tasks begin.
+        is_generated: Whether its data are made here, and so have neither a revision nor another place of images.
+    """
+
+    make: Callable[..., Benchmark]
+    prefix: str
+    is_generated: bool = False
+
+
+BENCHMARKS = {
+    "MMEB(v1)": _Own(mmeb_benchmark, "MMEB_"),
+    MINI_MMEB: _Own(mini_mmeb_benchmark, "MiniMMEB_", is_generated=True),
+    "SugarCrepe(v1)": _Own(sugarcrepe_benchmark, "SugarCrepe_"),
+    "SugarCrepe++": _Own(sugarcrepe_pp_benchmark, "SugarCrepePP_"),
+}
+"""The benchmarks of ours. mteb's own task "SugarCrepe" pools the subsets, and uses no prompt of the paper."""
+
+
+def find_benchmark(
+    names: str | Sequence[str],
+    *,
+    data_dir: str | Path | None = None,
+    image_root: str | Path | None = None,
+    data_revision: str | None = None,
+    cache_dir: str | None = None,
+) -> Benchmark:
+    """Return a benchmark by its name, or the tasks of several names as one; nothing is downloaded.
+
+    Args:
+        names: Names of benchmarks or tasks, of ours or of mteb.
+        data_dir: Local data of a benchmark of ours, instead of those of the Hub; mini-mmeb is generated there.
+        image_root: Folder that its image paths are relative to.
+        data_revision: Branch, tag or commit of its dataset on the Hub.
+        cache_dir: Folder for its downloads and unpacked images. Default: that of datasets.
+
+    Raises:
+        ValueError: An unknown name, with those that come close; no name; or a place of data for tasks of mteb, which
+            know where theirs are, or for several benchmarks at once.
+    """
+    wanted = [names] if isinstance(names, str) else list(names)
+    if not wanted:
+        raise ValueError(f"benchmark: no name is given. Ours are {list(BENCHMARKS)}; mteb has many more.")
+    options = {"data_dir": data_dir, "image_root": image_root, "data_revision": data_revision, "cache_dir": cache_dir}
+    given = {name: value for name, value in options.items() if value is not None}
+    homes = {_home(name) for name in wanted}
+    if given and (len(homes) > 1 or None in homes):
+        raise ValueError(
+            f"{', '.join(given)}: says where the data of one benchmark of ours are ({list(BENCHMARKS)}), but "
+            f"{wanted} names others. Leave it out, or evaluate them one by one."
+        )
+    found = [_find(name, home, given) for name in wanted for home in [_home(name)]]
+    if len(found) == 1:
+        return found[0]
+    return Benchmark(name=", ".join(wanted), tasks=[task for each in found for task in each.tasks])
+
+
+def _home(name: str) -> str | None:
+    """Return the benchmark of ours that a name stands for, or that has a task of such a name; `None` for mteb's.
+
+    Raises:
+        ValueError: A name of neither.
+    """
+    if name in BENCHMARKS:
+        return name
+    home = next((home for home, own in BENCHMARKS.items() if name.startswith(own.prefix)), None)
+    if home is None and name not in (known := _names_in_mteb()):
+        raise ValueError(_unknown(name, [*BENCHMARKS, *known]))
+    return home
+
+
+def _names_in_mteb() -> list[str]:
+    benchmarks = [label for each in mteb.get_benchmarks() for label in (each.name, *each.aliases)]
+    return benchmarks + [task.metadata.name for task in TASK_LIST]
+
+
+def _find(name: str, home: str | None, options: dict[str, Any]) -> Benchmark:
+    if home is None:
+        is_task = any(task.metadata.name == name for task in TASK_LIST)
+        return Benchmark(name=name, tasks=[mteb.get_task(name)]) if is_task else mteb.get_benchmark(name)
+    own = BENCHMARKS[home]
+    if own.is_generated and (unfit := set(options) & {"image_root", "data_revision"}):
+        raise ValueError(f"{', '.join(sorted(unfit))}: {home} is generated; say with data_dir where.")
+    benchmark = own.make(**{_ARGUMENT.get(key, key): value for key, value in options.items()})
+    if name == home:
+        return benchmark
+    if tasks := [task for task in benchmark.tasks if task.metadata.name == name]:
+        return Benchmark(name=name, tasks=tasks, aggregations=(BenchmarkAggregation.MEAN_TASK,))
+    raise ValueError(_unknown(name, [task.metadata.name for task in benchmark.tasks]))
+
+
+_ARGUMENT = {"data_dir": "name_or_path", "data_revision": "revision"}
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    """Say which names come close: those that begin alike, then those spelled alike, whatever the case."""
+    spelled = {each.lower(): each for each in known}
+    close = [each for each in spelled if each.startswith(name.lower())]
+    close += difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)
+    found = [repr(spelled[each]) for each in dict.fromkeys(close)][:3]
+    hint = f"Did you mean {' or '.join(found)}?" if found else f"Benchmarks of ours are {list(BENCHMARKS)}."
+    return f"benchmark: there is no benchmark or task {name!r}. {hint}"

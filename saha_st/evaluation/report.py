@@ -1,0 +1,149 @@
+"""What people look at after an evaluation: a table and a chart, which show no number as a score that is none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+
+import yaml
+
+from saha_st.encoding import write_whole
+from saha_st.evaluation.folders import as_folder_name
+from saha_st.evaluation.scores import Scores, comparison_table
+
+PAPER = "paper"
+"""What `--compare_with` calls the published figures."""
+
+_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # told apart by the colour-blind, too
+_BAR = 0.24  # inches
+
+
+@dataclass(frozen=True)
+class Published:
+    """Figures that others published.
+
+    Args:
+        label: What they are of.
+        source: Where they were published.
+        scores: Percent, by the names of means.
+    """
+
+    label: str
+    source: str
+    scores: Mapping[str, float]
+
+
+def published_for(benchmark: str) -> tuple[Published, ...]:
+    """Return what was published on a benchmark, `()` if we know of nothing."""
+    text = (resources.files("saha_st.evaluation") / "published.yaml").read_text(encoding="utf8")
+    return tuple(Published(**each) for each in yaml.safe_load(text).get(benchmark, ()))
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of one or several models on a benchmark.
+
+    Args:
+        benchmark: Its name.
+        columns: Scores by model; the first is the one that the report is about.
+        published: Figures to show beside them.
+        limit: The limit of the run, if it was a quick look.
+        revision: The revision under which the results of the first model are kept.
+    """
+
+    benchmark: str
+    columns: Mapping[str, Scores]
+    published: Sequence[Published] = ()
+    limit: int | None = None
+    revision: str = ""
+
+    @property
+    def table(self) -> str:
+        """The means, and every task, in percent."""
+        others = {f"{each.label} (published, not measured here)": each.scores for each in self.published}
+        return comparison_table(self.columns, published=others, tasks=True)
+
+    @property
+    def notes(self) -> list[str]:
+        """What has to be known before a number is quoted."""
+        found = []
+        if self.limit is not None:
+            found.append(f"A quick look at {self.limit} queries or rows of each task: not a result of the benchmark.")
+        found += [f"{name}: {warning}" for name, scores in self.columns.items() for warning in scores.warnings]
+        found += [f"{each.label}: figures of {each.source}, not measured here." for each in self.published]
+        return found
+
+    def to_markdown(self, chart: str | None = None) -> str:
+        """Return the report as a page.
+
+        Args:
+            chart: Path of the chart, relative to the page.
+        """
+        model = next(iter(self.columns))
+        versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("mteb", "sentence-transformers", "torch"))
+        lines = [f"# {self.benchmark}: {model}", ""]
+        lines += [f"> {note}\n" for note in self.notes]
+        lines += [self.table, ""]
+        if chart is not None:
+            lines += [f"![{self.benchmark}, percent]({chart})", ""]
+        tasks = len(next(iter(self.columns.values())).tasks)
+        lines += [f"{tasks} tasks, scored through mteb. Revision of the results: `{self.revision}`. {versions}.", ""]
+        return "\n".join(lines)
+
+    def write(self, output_dir: str | Path) -> tuple[Path, Path]:
+        """Write page and chart to `<output_dir>/reports/<model>`; returns their paths."""
+        folder = Path(output_dir) / "reports" / as_folder_name(next(iter(self.columns)))
+        folder.mkdir(parents=True, exist_ok=True)
+        name = re.sub(r"[^\w+.-]+", "-", self.benchmark).strip("-")[:80]
+        name += "" if self.limit is None else f".limit-{self.limit}"
+        page, chart = folder / f"{name}.md", folder / f"{name}.png"
+        write_whole(chart, self.draw)
+        write_whole(page, lambda file: file.write(self.to_markdown(chart.name).encode()))
+        return page, chart
+
+    def draw(self, file: object) -> None:
+        """Draw the means as bars, a group for each mean, and write them as PNG to an open binary file."""
+        from matplotlib.figure import Figure
+
+        means = list(next(iter(self.columns.values())).groups)
+        series = [(name, _shown(scores, means), False) for name, scores in self.columns.items()]
+        series += [
+            (f"{each.label} (published)", [each.scores.get(mean) for mean in means], True) for each in self.published
+        ]
+        height = 1 / (len(series) + 1)
+        figure = Figure(figsize=(8, 1.2 + _BAR * len(means) * (len(series) + 1)), layout="constrained", dpi=150)
+        axes = figure.add_subplot()
+        for index, (name, values, is_published) in enumerate(series):
+            places = [place + (index - (len(series) - 1) / 2) * height for place in range(len(means))]
+            style = {"hatch": "///", "fill": False, "edgecolor": "#666666"} if is_published else {}
+            colour = _COLOURS[index % len(_COLOURS)]
+            style = style or {"color": colour}
+            widths = [value if isinstance(value, float) else 0 for value in values]
+            bars = axes.barh(places, widths, height=height * 0.9, label=name, **style)
+            labels = [f"{value:.1f}" if isinstance(value, float) else value or "" for value in values]
+            axes.bar_label(bars, labels, padding=3, fontsize=8)
+        axes.set_yticks(range(len(means)), means)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 108)
+        axes.set_xlabel(f"{next(iter(self.columns.values())).metric} (%)")
+        quick = "" if self.limit is None else f" — quick look, {self.limit} rows a task"
+        axes.set_title(f"{self.benchmark}{quick}", loc="left")
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(series) > 1:
+            figure.legend(loc="outside lower left", frameon=False, fontsize=8)
+        figure.savefig(file, format="png")
+
+
+def _shown(scores: Scores, means: Sequence[str]) -> list[float | str | None]:
+    """Return the percentages of the means; of what is no score, what the table says."""
+    found: list[float | str | None] = []
+    for mean in means:
+        value = scores.means[mean]
+        if any(task.is_degenerate for task in scores.groups[mean]):
+            found.append("no score")
+        else:
+            found.append(None if value is None else 100 * float(value))
+    return found

@@ -1,0 +1,287 @@
+"""The file that the MMEB leaderboard takes, made from stored results and rankings, or a refusal that says why not.
+
+The leaderboard shows many metrics of each subset, of which `evaluate` keeps only hit@1; the others follow from the
+rankings beside it. Everything is checked before anything is written: that all subsets are there, of one model and one
+version of the data, that every number is a score, and that the rankings give the hit@1 of the results.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+
+from saha_st.encoding import vector_fingerprint, write_whole
+from saha_st.evaluation.encoder import model_name_of
+from saha_st.evaluation.folders import RunFolder, find_run
+from saha_st.evaluation.metrics import mean_metrics
+from saha_st.evaluation.mmeb import HIT_AT_1
+from saha_st.evaluation.rankings import Rankings, RankingsSource, rankings_file, read_rankings
+from saha_st.evaluation.specs import TaskSpec, mmeb_specs
+
+logger = logging.getLogger(__name__)
+
+SPACE = "TIGER-Lab/MMEB-Leaderboard"
+
+_NOT_EVALUATED = "DIR_N/A"  # what the leaderboard's own report has for every dataset of a modality that was not run
+_MODALITIES = ("image", "video", "visdoc")
+_MMEB_ROWS = 1000
+_ROUNDING = 1e-5  # mteb's files keep five digits
+_LOCAL = re.compile(r"[0-9a-f]{16}")  # what `revisions` makes of local files; of the Hub it keeps the revision's name
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What is stored of a subset."""
+
+    spec: TaskSpec
+    dataset_revision: str
+    scores: Mapping[str, float]
+    rankings: Rankings
+
+
+def mmeb_submission(
+    model: SentenceTransformer,
+    results_dir: str | Path,
+    output_dir: str | Path,
+    *,
+    model_name: str | None = None,
+    revision: str | None = None,
+    url: str | None = None,
+    release_date: str | None = None,
+    data_source: str = "Self-Reported",
+    backbone: str | None = None,
+) -> Path:
+    """Write `<output_dir>/scores/<model>.json` for the MMEB leaderboard.
+
+    Args:
+        model: The model that was evaluated; its sizes go into the file, and its results are looked for under the
+            fingerprint of its vectors, so that those of other weights, prompts or settings are never taken for its.
+        results_dir: The `output_dir` of `evaluate`, with results of all 36 subsets.
+        output_dir: Where to write; an older file of that name is replaced.
+        model_name: Its name in the results, `organisation/name`, of which the leaderboard gets the second part.
+            Default: as `evaluate` names it.
+        revision: Its revision in the results, if `evaluate` was given one. Default: the fingerprint.
+        url: Where the model or its paper is. Default: its page on the Hub, if it was loaded from there.
+        release_date: When the model was released, `YYYY-MM-DD`. The leaderboard shows it, and nothing else knows it.
+        data_source: Who computed the scores.
+        backbone: The model that it was made from. Default: the base model of its card, or the type of its config.
+
+    Returns:
+        The file. `mmeb_submission_steps` tells what to do with it.
+
+    Raises:
+        FileNotFoundError: There are no results of this model, or none, or no rankings, of some subsets.
+        ValueError: Metadata are missing or malformed, or the results do not make a submission: they are of several
+            revisions of the data or only quick looks, some are no scores, or rankings do not belong to them.
+    """
+    name = model_name or model_name_of(model)
+    metadata = _metadata(model, name, url=url, release_date=release_date, backbone=backbone, data_source=data_source)
+    run = find_run(results_dir, model_name=name, revision=revision or vector_fingerprint(model))
+    image = {each.spec.subset: _metrics(each) for each in _read_all(run)}
+    absent = {modality: dict.fromkeys(names, _NOT_EVALUATED) for modality, names in _datasets_not_evaluated().items()}
+    submission = {"metadata": metadata, "metrics": {"image": image} | absent}
+    validate_mmeb_submission(submission)
+    _warn_of_other_sizes(image)
+    file = Path(output_dir) / "scores" / f"{metadata['model_name']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(submission, indent=4, allow_nan=False) + "\n"
+    write_whole(file, lambda handle: handle.write(text.encode()))
+    return file
+
+
+def validate_mmeb_submission(submission: Mapping[str, Any]) -> None:
+    """See that a submission has the form that the leaderboard expects of a model that was run on MMEB's 36 subsets.
+
+    Raises:
+        ImportError: jsonschema is not installed.
+        ValueError: It has not; the place and what is wrong there.
+    """
+    try:
+        from jsonschema import Draft202012Validator
+        from jsonschema.exceptions import best_match
+    except ImportError as error:
+        raise ImportError('A submission needs jsonschema. Run: pip install "saha-st[eval]"') from error
+    error = best_match(Draft202012Validator(_schema()).iter_errors(submission))
+    if error is not None:
+        place = "/".join(map(str, error.absolute_path)) or "the top level"
+        raise ValueError(f"The submission is malformed at {place}: {error.message}")
+
+
+def mmeb_submission_steps(file: str | Path) -> str:
+    """Return what is left to do with a submission, as text."""
+    file = Path(file)
+    return (
+        f"1. Look at the metadata in {file}.\n"
+        f"2. Open a pull request on the Space {SPACE} that adds it to scores/:\n"
+        f"     hf upload {SPACE} {file} scores/{file.name} --repo-type space --create-pr\n"
+        f"   or at https://huggingface.co/spaces/{SPACE}/tree/main: Contribute, Upload files.\n"
+        "3. Comment on the pull request that it is ready for review; the maintainers merge it by hand.\n"
+    )
+
+
+def _metadata(
+    model: SentenceTransformer, name: str, *, url: str | None, release_date: str | None, **texts: str | None
+) -> dict[str, Any]:
+    """Return what the leaderboard shows of the model beside its scores.
+
+    Raises:
+        ValueError: An argument that has no default here, or is malformed.
+    """
+    if url is None and name.startswith("local/"):
+        raise ValueError(
+            f"url: the leaderboard links to the model, and {name} has no page on the Hub; give that of the model or "
+            "its paper."
+        )
+    if not _is_date(release_date):
+        raise ValueError(f"release_date: {release_date!r} is not a day; give that of the release as 'YYYY-MM-DD'.")
+    if model.max_seq_length is None:
+        raise ValueError("model: it has no max_seq_length, which the leaderboard shows; set it, and evaluate again.")
+    billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
+    return {
+        "model_name": name.rsplit("/", 1)[-1],
+        "model_backbone": texts["backbone"] or _backbone_of(model),
+        "model_size": float(f"{billions:.3g}"),
+        "embedding_dimension": model.get_embedding_dimension(),
+        "max_length_tokens": model.max_seq_length,
+        "model_release_date": release_date,
+        "data_source": texts["data_source"],
+        "url": url or f"https://huggingface.co/{name}",
+        "report_generated_date": datetime.now().isoformat(timespec="seconds"),
+    }
+
+
+def _is_date(text: str | None) -> bool:
+    try:
+        return text is not None and date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
+def _backbone_of(model: SentenceTransformer) -> str:
+    base = model.model_card_data.base_model
+    if isinstance(base, str):
+        return base.rstrip("/").rsplit("/", 1)[-1]
+    return getattr(getattr(model[0], "config", None), "model_type", None) or type(model[0]).__name__
+
+
+def _read_all(run: RunFolder) -> list[_Scored]:
+    """Read all subsets, in order, and refuse what does not belong together or is no score."""
+    specs = list(mmeb_specs().values())
+    results = {spec: run.result(spec.name) for spec in specs}
+    if missing := [spec for spec, result in results.items() if result is None]:
+        raise FileNotFoundError(
+            f"{run.results} has results of {len(specs) - len(missing)} of the {len(specs)} subsets, and the "
+            f"leaderboard takes all or none. Evaluate these into the same folder, without a limit: {_named(missing)}."
+        )
+    if missing := [spec for spec in specs if not rankings_file(run.rankings, spec.name).is_file()]:
+        raise FileNotFoundError(
+            f"{run.rankings} lacks the rankings of {_named(missing)}. Evaluate these subsets again into "
+            "the same folder."
+        )
+    found = []
+    for spec, result in results.items():
+        (scores,) = result.scores["test"]
+        rankings = read_rankings(rankings_file(run.rankings, spec.name))
+        found.append(_Scored(spec, result.dataset_revision, scores, rankings))
+    _require_one_version_of_the_data(found)
+    _require_scores(found)
+    _require_own_rankings(found, run)
+    return found
+
+
+def _require_one_version_of_the_data(found: list[_Scored]) -> None:
+    """Local data have a revision per subset, a digest of it; those of the Hub have one in common."""
+    by_revision: dict[str, list[TaskSpec]] = {}
+    for each in found:
+        name = "local data" if _LOCAL.fullmatch(each.dataset_revision) else each.dataset_revision
+        by_revision.setdefault(name, []).append(each.spec)
+    if len(by_revision) > 1:
+        *others, _ = sorted(by_revision, key=lambda name: len(by_revision[name]))
+        listed = "; ".join(f"{name}: {_named(by_revision[name])}" for name in others)
+        raise ValueError(
+            f"The results are of {len(by_revision)} versions of MMEB's data, and a mean over them is of none. "
+            f"Evaluate all subsets on one. Those that differ from most: {listed}."
+        )
+
+
+def _require_scores(found: list[_Scored]) -> None:
+    _refuse(
+        found,
+        lambda each: each.scores["undefined"] > 0,
+        "have similarities that are not numbers, which count as misses. Load the model in bfloat16 or float32, and "
+        "evaluate that",
+    )
+    _refuse(
+        found,
+        lambda each: each.scores["all_tied"] == 1,
+        "are no scores: every candidate is as similar to its query as every other, and ties count as hits. The model "
+        "gives the same vector to all documents; nothing can be submitted of it",
+    )
+
+
+def _require_own_rankings(found: list[_Scored], run: RunFolder) -> None:
+    """Rankings belong to a result if they have its model, data and number of queries, and give its score."""
+    remedy = f"Delete these rankings in {run.rankings} and evaluate these subsets again into the same folder"
+
+    def source(each: _Scored) -> RankingsSource:
+        return RankingsSource(run.model_name, run.revision, each.spec.name, each.dataset_revision)
+
+    _refuse(
+        found,
+        lambda each: each.rankings.source != source(each),
+        f"have rankings of another model or task, or another revision of model or data, than their results. {remedy}",
+    )
+    _refuse(
+        found,
+        lambda each: len(each.rankings) != each.scores["num_queries"],
+        f"have rankings of another number of queries than their results. {remedy}",
+    )
+    _refuse(
+        found,
+        lambda each: abs(float((each.rankings.places == 1).mean()) - each.scores[HIT_AT_1]) > _ROUNDING,
+        f"have rankings that give another hit@1 than their results. {remedy}",
+    )
+
+
+def _refuse(found: list[_Scored], is_wrong: Callable[[_Scored], bool], reason: str) -> None:
+    if wrong := [each.spec for each in found if is_wrong(each)]:
+        raise ValueError(f"{_named(wrong)}: {len(wrong)} of {len(found)} subsets {reason}.")
+
+
+def _named(specs: Iterable[TaskSpec]) -> str:
+    return ", ".join(spec.subset for spec in specs)
+
+
+def _metrics(scored: _Scored) -> dict[str, float | int]:
+    queries = len(scored.rankings)
+    return mean_metrics(scored.rankings.places) | {"num_pred": queries, "num_data": queries}
+
+
+def _datasets_not_evaluated() -> dict[str, list[str]]:
+    modalities = _schema()["properties"]["metrics"]["properties"]
+    return {name: modalities[name]["required"] for name in _MODALITIES if name != "image"}
+
+
+def _warn_of_other_sizes(image: Mapping[str, Mapping[str, float]]) -> None:
+    if other := [subset for subset, scores in image.items() if scores["num_data"] != _MMEB_ROWS]:
+        logger.warning(
+            "%d of %d subsets do not have the %d queries of TIGER-Lab/MMEB-eval, so that these are scores on other "
+            "data than the leaderboard's: %s",
+            len(other),
+            len(image),
+            _MMEB_ROWS,
+            ", ".join(other),
+        )
+
+
+def _schema() -> dict[str, Any]:
+    return json.loads((resources.files(__package__) / "mmeb.schema.json").read_text(encoding="utf8"))

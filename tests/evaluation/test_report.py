@@ -1,0 +1,68 @@
+"""Table and chart show what was measured, mark what others published, and give no number that is no score."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from saha_st.evaluation.report import Report, published_for
+from saha_st.evaluation.scores import NO_SCORE, Scores, TaskScore
+
+
+def scores(**changes) -> Scores:
+    common = {"metric": "hit@1", "num_queries": 100, "chance": 0.01}
+    tasks = {
+        "A": TaskScore(**(common | {"score": 0.5, "meta_task": "Classification", "in_distribution": True} | changes)),
+        "B": TaskScore(**(common | {"score": 0.25, "meta_task": "Grounding", "in_distribution": False})),
+    }
+    return Scores(tasks)
+
+
+def test_the_papers_figures_stand_beside_ours_and_say_whose_they_are():
+    published = published_for("MMEB(v1)")
+    assert [each.scores["Overall"] for each in published] == [43.3, 67.1, 72.4]
+    report = Report("MMEB(v1)", {"org/m": scores()}, published, revision="abc")
+    header, _, *rows = report.table.splitlines()
+    assert header.count("published, not measured here") == 3
+    assert rows[0].startswith("| A | 50.0 | – | – | – |")
+    assert "| **Overall** | **37.5** | **43.3** | **67.1** | **72.4** |" in rows
+    assert "| Grounding | 25.0 | 52.6 | – | – |" in rows
+    assert sum("arXiv 2508.00955, not measured here" in note for note in report.notes) == 3
+    assert not published_for("mini-mmeb")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"undefined": 0.01}, {"all_tied": 1.0}, {"collapsed": True}, {"score": float("nan")}]
+)
+def test_a_degenerate_task_spoils_every_mean_that_it_is_in(changes: dict, tmp_path: Path):
+    report = Report("mini", {"org/m": scores(**changes)})
+    cells = dict(line.strip("| ").split(" | ") for line in report.table.splitlines()[2:])
+    assert {name for name, cell in cells.items() if NO_SCORE in cell} == {"A", "Classification", "IND", "**Overall**"}
+    assert cells["OOD"] == "25.0"
+    assert any(note.startswith("org/m: A: ") for note in report.notes)
+    report.draw(io.BytesIO())
+
+
+def test_a_score_at_chance_is_marked():
+    table = Report("mini", {"org/m": scores(score=0.02)}).table
+    assert "| A | 2.0† |" in table and "| Classification | 2.0† |" in table and "| B | 25.0 |" in table
+    assert "† within two standard deviations of guessing." in table
+
+
+def test_page_and_chart_are_written_and_a_quick_look_says_so(tmp_path: Path):
+    page, chart = Report("MMEB(v1)", {"org/m": scores(), "org/other": scores()}, limit=7, revision="abc").write(
+        tmp_path
+    )
+    assert page == tmp_path / "reports" / "org__m" / "MMEB-v1.limit-7.md"
+    text = page.read_text()
+    assert "A quick look at 7 queries" in text and f"]({chart.name})" in text and "`abc`" in text
+    with Image.open(chart) as picture:
+        assert picture.format == "PNG" and picture.width > 800
+        assert len(set(picture.convert("L").resize((200, 200)).tobytes())) > 10  # something is drawn
+    assert page.with_name("MMEB-v1.md") == Report("MMEB(v1)", {"org/m": scores()}).write(tmp_path)[0]
+    assert sorted(file.name for file in page.parent.iterdir()) == sorted(
+        ["MMEB-v1.md", "MMEB-v1.png", "MMEB-v1.limit-7.md", "MMEB-v1.limit-7.png"]
+    )

@@ -1,0 +1,150 @@
+"""Any task of mteb runs, a finished one never again, and a number that measures nothing is no score."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import mteb
+import numpy as np
+import pytest
+from mocks import GRID, mock
+from mteb.benchmarks.benchmark import Benchmark
+
+from saha_st.evaluation import Embedder, evaluate, mmeb_tasks
+from saha_st.evaluation.folders import RunFolder, find_run
+from saha_st.evaluation.scores import NO_SCORE
+
+QUIET = {"show_progress_bar": False}
+SOME = ["MockRetrievalTask", "MockMultilingualClassificationTask", "MockSTSTask", "MockVisionCentricQA"]
+
+
+@pytest.fixture
+def calls(embedder) -> list[int]:
+    """Counts the inputs of every call that encodes."""
+    found: list[int] = []
+    for name in ("encode_query", "encode_document"):
+        method = getattr(embedder, name)
+        setattr(
+            embedder, name, lambda inputs, _m=method, **options: found.append(len(inputs)) or _m(inputs, **options)
+        )
+    return found
+
+
+def test_main_scores_are_those_of_mteb_and_means_are_those_of_the_benchmark(embedder):
+    tasks = [mock(name) for name in SOME]
+    benchmark = Benchmark(name="some", tasks=tasks)
+    scores = evaluate(embedder, benchmark, **QUIET)
+    encoder = Embedder(embedder, **QUIET)
+    theirs = mteb.evaluate(encoder, [mock(name) for name in SOME], cache=None, co2_tracker=False, **QUIET)
+    assert scores.by_task == pytest.approx({result.task_name: result.get_score() for result in theirs.task_results})
+    assert list(scores.means)[:4] == ["Retrieval", "Classification", "STS", "VisionCentricQA"]
+    expected = np.mean(list(scores.by_task.values()))
+    assert scores.means["Mean (Task)"] == scores.means["Mean (TaskType)"] == pytest.approx(expected)
+    assert scores.tasks["MockRetrievalTask"].metric == "ndcg_at_10" and scores.metric == "main score"
+
+
+def test_a_finished_task_is_never_run_again(embedder, calls, tmp_path: Path):
+    options = {"output_dir": tmp_path, "cache_folder": tmp_path / "v", **QUIET}
+    first = evaluate(embedder, [mock(name) for name in SOME], **options)
+    assert sum(calls) > 0
+    calls.clear()
+    encoder = Embedder(embedder, **QUIET)
+    assert evaluate(encoder, [mock(name) for name in SOME], output_dir=tmp_path, **QUIET) == first
+    assert not calls
+
+
+@pytest.mark.parametrize("loss", ["half a result", "no checks", "no rankings"])
+def test_what_a_kill_leaves_half_done_is_done_again(loss: str, embedder, calls, mmeb: Path, tmp_path: Path):
+    def run():
+        encoder = Embedder(embedder, name="org/m", **QUIET)
+        return evaluate(encoder, mmeb_tasks(mmeb, ["CIRR", "WebQA"]), output_dir=tmp_path, **QUIET)
+
+    first = run()
+    folder = find_run(tmp_path)
+    before = {file.name: file.read_text() for file in folder.results.glob("MMEB_*.json")}
+    if loss == "half a result":
+        file = folder.results / "MMEB_CIRR.json"
+        file.write_text(file.read_text()[:200])
+    else:
+        lost = {"no checks": folder.checks / "MMEB_CIRR.json", "no rankings": folder.rankings / "MMEB_CIRR.parquet"}
+        lost[loss].unlink()
+    calls.clear()
+    assert run() == first
+    assert calls == [20, len(set(calls)) and calls[1]]  # CIRR's queries and documents, and nothing of WebQA
+    assert {file.name for file in folder.checks.glob("*")} == {"MMEB_CIRR.json", "MMEB_WebQA.json"}
+    assert json.loads(before["MMEB_WebQA.json"]) == json.loads((folder.results / "MMEB_WebQA.json").read_text())
+
+
+def test_of_a_task_with_subsets_only_those_that_are_missing_are_run(embedder, calls, tmp_path: Path):
+    def run():
+        encoder = Embedder(embedder, name="org/m", **QUIET)
+        return evaluate(encoder, [mock("MockMultilingualSTSTask")], output_dir=tmp_path, **QUIET)
+
+    first = run()
+    file = find_run(tmp_path).results / "MockMultilingualSTSTask.json"
+    stored = json.loads(file.read_text())
+    assert [each["hf_subset"] for each in stored["scores"]["test"]] == ["eng", "fra"]
+    stored["scores"]["test"].pop()
+    stored["scores"]["test"][0]["main_score"] = stored["scores"]["test"][0]["cosine_spearman"] = -0.25
+    file.write_text(json.dumps(stored))
+    again = run()
+    assert first.overall == pytest.approx(1, abs=2) and again.overall != first.overall
+    scores = {each["hf_subset"]: each["main_score"] for each in json.loads(file.read_text())["scores"]["test"]}
+    assert scores["eng"] == -0.25 and set(scores) == {"eng", "fra"}
+
+
+def test_other_data_are_scored_anew_but_the_old_result_stays_until_then(embedder, tmp_path: Path):
+    encoder = Embedder(embedder, name="org/m", **QUIET)
+    evaluate(encoder, [mock("MockSTSTask")], output_dir=tmp_path, **QUIET)
+    file = find_run(tmp_path).results / "MockSTSTask.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps(stored | {"dataset_revision": "of old"}))
+    embedder.encode_query = None
+    broken = Embedder(embedder, name="org/m", revision=encoder.mteb_model_meta.revision, **QUIET)
+    with pytest.raises(TypeError):
+        evaluate(broken, [mock("MockSTSTask")], output_dir=tmp_path, **QUIET)
+    assert json.loads(file.read_text())["dataset_revision"] == "of old"
+    evaluate(encoder, [mock("MockSTSTask")], output_dir=tmp_path, **QUIET)
+    assert json.loads(file.read_text())["dataset_revision"] == stored["dataset_revision"]
+
+
+def test_equal_vectors_are_no_score_whatever_the_task_and_stay_none_when_read_again(embedder, tmp_path: Path):
+    same = lambda inputs, **options: np.full((len(inputs), 32), 0.1, dtype=np.float32)  # noqa: E731
+    embedder.encode_query = embedder.encode_document = same
+    for _ in range(2):
+        scores = evaluate(embedder, [mock("MockRetrievalTask"), mock("MockClassificationTask")], output_dir=tmp_path)
+        assert all(task.collapsed and task.is_degenerate for task in scores.tasks.values())
+        assert scores.to_markdown(tasks=True).count(NO_SCORE) == 5
+        assert len(scores.warnings) == 2 and "no score" in scores.warnings[0]
+
+
+def test_vectors_that_are_not_numbers_end_a_task_of_mteb_with_the_reason(embedder):
+    embedder.encode_query = lambda inputs, **options: np.full((len(inputs), 32), np.nan, dtype=np.float32)
+    with pytest.raises(ValueError, match=r"MockClassificationTask: .* not numbers.*bfloat16"):
+        evaluate(embedder, [mock("MockClassificationTask")], **QUIET)
+
+
+def test_a_score_that_is_not_a_number_is_none(embedder, tmp_path: Path):
+    scores = evaluate(embedder, [mock("MockVisualSTS")], output_dir=tmp_path, **QUIET)  # its labels are constant
+    assert math.isnan(scores.overall) and NO_SCORE in scores.to_markdown() and "not a number" in scores.warnings[0]
+
+
+def test_results_of_two_models_or_revisions_are_never_taken_together(embedder, tmp_path: Path):
+    with pytest.raises(FileNotFoundError, match="holds no results.*saha-st evaluate"):
+        find_run(tmp_path)
+    for name, revision in (("org/a", "1"), ("org/a", "2"), ("org/b", "1")):
+        evaluate(embedder, [mock("MockSTSTask")], output_dir=tmp_path, model_name=name, revision=revision, **QUIET)
+    with pytest.raises(ValueError, match="do not belong together: org/a @ 1, org/a @ 2, org/b @ 1"):
+        find_run(tmp_path)
+    with pytest.raises(ValueError, match="several models or revisions"):
+        find_run(tmp_path, model_name="org/a")
+    assert find_run(tmp_path, model_name="org/a", revision="2") == RunFolder(tmp_path, "org/a", "2")
+    assert find_run(tmp_path, model_name="org/b").revision == "1"
+    with pytest.raises(FileNotFoundError, match="no results of org/c"):
+        find_run(tmp_path, model_name="org/c")
+
+
+def test_the_grid_has_all_kinds_of_tasks():
+    assert len({task.metadata.type for task in GRID.values()}) > 12
