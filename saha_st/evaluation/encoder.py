@@ -225,6 +225,3 @@ def _model_meta(model: SentenceTransformer, name: str, revision: str) -> ModelMe
             "use_instructions": any((model.prompts or {}).values()),
         }
     )
-
-
-_name_of = model_name_of

@@ -119,6 +119,20 @@ def find_run(output_dir: str | Path, *, model_name: str | None = None, revision:
     return run
 
 
+def find_run_of(output_dir: str | Path, revision: str, *, model_name: str) -> RunFolder:
+    """Find the run of a revision under a model's name or, if there is none, under another.
+
+    A model is mostly evaluated as a local folder, and gets its name when it is pushed.
+
+    Raises:
+        FileNotFoundError, ValueError: As `find_run`.
+    """
+    try:
+        return find_run(output_dir, model_name=model_name, revision=revision)
+    except FileNotFoundError:
+        return find_run(output_dir, revision=revision)
+
+
 def _model_name_in(folder: Path) -> str:
     """Return the name of the model as its metadata have it, or as the folder spells it."""
     for file in (folder / "model_meta.json", *folder.glob("experiments/*/model_meta.json")):

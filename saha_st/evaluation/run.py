@@ -86,7 +86,7 @@ def evaluate(
     _require_modalities(encoder, members)
     run = _Run(_limited(encoder, limit), output_dir, batch_size, limit, num_proc)
     bar = tqdm(members, desc="Tasks", unit="task", disable=not (show_progress_bar and run.ranks.is_main))
-    with _quiet():
+    with without_bars():
         found = {name_of(task): run.score(task) for task in bar}
     scores = Scores(found, totals=_totals(tasks))
     for warning in scores.warnings if run.ranks.is_main else ():
@@ -183,7 +183,9 @@ class _Run:
         except ValueError as error:
             found = _together(list(self.encoder.vectors_of.values()))
             if not found["undefined"]:
-                raise
+                if task.metadata.name in str(error):
+                    raise
+                raise ValueError(f"{task.metadata.name}: {error}") from error
             raise ValueError(
                 f"{task.metadata.name}: {found['undefined']} of {found['inputs']} vectors are not numbers, so that "
                 "there is no score. Half precision may overflow here: load the model in bfloat16 or float32."
@@ -348,7 +350,7 @@ def _totals(tasks: Sequence[AbsTask] | Benchmark) -> tuple[str, ...]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Silence the bars of `datasets`, of which mteb shows two for every task."""
     was_silent = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()

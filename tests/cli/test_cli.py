@@ -53,7 +53,14 @@ def test_every_command_explains_itself_with_defaults(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert "usage: saha-st" in text and ("(default: " in text or command == "train")
+    assert "usage: saha-st" in text and ("(default: " in text or command in ("train", "submission"))
+
+
+@pytest.mark.parametrize("board", ["mteb", "mmeb"])
+def test_each_leaderboard_explains_itself_with_defaults(board, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["submission", board, "--help"])
+    assert stopped.value.code == 0 and "(default: " in capsys.readouterr().out
 
 
 def test_every_public_name_resolves():

@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from saha_st.evaluation.specs import mmeb_specs
+
 MARK = "<|image_1|>"
 NUM_IMAGES = 8
 
@@ -64,3 +66,24 @@ def write_mmeb(root: Path) -> Path:
     write_rows(root, "WebQA", rows(12, lambda row: (f"{MARK}\nFind what answers: which {row % 7}?\n", ""), mixed, 4))
     write_rows(root, "RefCOCO-Matching", rows(10, asked, pictures, 3))
     return root
+
+
+def write_all_subsets(root: Path) -> None:
+    """All 36 subsets with three queries each, which share their pictures and texts."""
+    images = [f"{number}.png" for number in range(4)]
+    for number, image in enumerate(images):
+        paint(root / "eval_images" / image, number)
+    texts = ["a red circle", "two", "blue square", "green"]
+    for offset, spec in enumerate(mmeb_specs().values()):
+        query_side, document_side = spec.category.split("2")
+
+        def cell(side: str, number: int) -> tuple[str, str]:
+            text = texts[number % 4]
+            return (f"{MARK}\n{text}", images[number % 4]) if "i" in side else (text, "")
+
+        rows = []
+        for row in range(3):
+            candidates = [cell(document_side, offset + row + index) for index in range(4 - row)]
+            listed = [text for text, _ in candidates], [path for _, path in candidates]
+            rows.append((*cell(query_side, row), *listed))
+        write_rows(root, spec.subset, rows)

@@ -13,7 +13,7 @@ import mteb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from mmeb_folder import MARK, paint, write_rows
+from mmeb_folder import write_all_subsets
 from mteb.cache import ResultCache
 
 from saha_st.data.mmeb import MMEB_SUBSETS
@@ -21,32 +21,10 @@ from saha_st.evaluation import Embedder, mmeb_tasks
 from saha_st.evaluation.folders import RunFolder
 from saha_st.evaluation.metrics import KS, METRICS
 from saha_st.evaluation.mmeb import HIT_AT_1
-from saha_st.evaluation.specs import mmeb_specs
 from saha_st.evaluation.submission.mmeb import mmeb_submission, mmeb_submission_steps, validate_mmeb_submission
 
 METADATA = {"url": "https://example.org/paper", "release_date": "2025-08-01"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-def write_all_subsets(root: Path) -> None:
-    """All 36 subsets with three queries each, which share their pictures and texts."""
-    images = [f"{number}.png" for number in range(4)]
-    for number, image in enumerate(images):
-        paint(root / "eval_images" / image, number)
-    texts = ["a red circle", "two", "blue square", "green"]
-    for offset, spec in enumerate(mmeb_specs().values()):
-        query_side, document_side = spec.category.split("2")
-
-        def cell(side: str, number: int) -> tuple[str, str]:
-            text = texts[number % 4]
-            return (f"{MARK}\n{text}", images[number % 4]) if "i" in side else (text, "")
-
-        rows = []
-        for row in range(3):
-            candidates = [cell(document_side, offset + row + index) for index in range(4 - row)]
-            listed = [text for text, _ in candidates], [path for _, path in candidates]
-            rows.append((*cell(query_side, row), *listed))
-        write_rows(root, spec.subset, rows)
 
 
 @pytest.fixture(scope="module")
@@ -151,10 +129,12 @@ def test_the_steps_name_the_space_and_the_file(tmp_path: Path):
 
 
 def test_name_and_revision_are_those_of_the_model_unless_given(embedder, run: RunFolder):
-    refused(embedder, run, FileNotFoundError, "org/other", model_name="org/other")
+    length = embedder[0].max_seq_length
     refused(embedder, run, FileNotFoundError, "no results of .*another", revision="another")
     embedder[0].max_seq_length = 7  # other settings, so other vectors
-    refused(embedder, run, FileNotFoundError, "no results of org/saha")
+    refused(embedder, run, FileNotFoundError, "no results of any model @")
+    embedder[0].max_seq_length = length
+    assert submit(embedder, run, model_name="org/other").name == "other.json"  # evaluated before it got this name
     submit(embedder, run, revision=run.revision, backbone="Qwen2-VL-2B", data_source="TIGER-Lab")
     written = json.loads((run.output_dir.parent / "submission" / "scores" / "saha.json").read_text())["metadata"]
     assert (written["model_backbone"], written["data_source"]) == ("Qwen2-VL-2B", "TIGER-Lab")

@@ -126,6 +126,11 @@ def test_vectors_that_are_not_numbers_end_a_task_of_mteb_with_the_reason(embedde
         evaluate(embedder, [mock("MockClassificationTask")], **QUIET)
 
 
+def test_what_mteb_stumbles_over_is_said_with_the_name_of_the_task(embedder):
+    with pytest.raises(ValueError, match="MockSTSTask: .*length at least 2"):
+        evaluate(embedder, [mock("MockSTSTask")], limit=1, **QUIET)
+
+
 def test_a_score_that_is_not_a_number_is_none(embedder, tmp_path: Path):
     scores = evaluate(embedder, [mock("MockVisualSTS")], output_dir=tmp_path, **QUIET)  # its labels are constant
     assert math.isnan(scores.overall) and NO_SCORE in scores.to_markdown() and "not a number" in scores.warnings[0]

@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer
 
 from saha_st.encoding import vector_fingerprint, write_whole
 from saha_st.evaluation.encoder import model_name_of
-from saha_st.evaluation.folders import RunFolder, find_run
+from saha_st.evaluation.folders import RunFolder, find_run_of
 from saha_st.evaluation.metrics import mean_metrics
 from saha_st.evaluation.mmeb import HIT_AT_1
 from saha_st.evaluation.rankings import Rankings, RankingsSource, rankings_file, read_rankings
@@ -67,8 +67,8 @@ def mmeb_submission(
             fingerprint of its vectors, so that those of other weights, prompts or settings are never taken for its.
         results_dir: The `output_dir` of `evaluate`, with results of all 36 subsets.
         output_dir: Where to write; an older file of that name is replaced.
-        model_name: Its name in the results, `organisation/name`, of which the leaderboard gets the second part.
-            Default: as `evaluate` names it.
+        model_name: Its name on the Hub, `organisation/name`, of which the leaderboard gets the second part. Default:
+            what it was loaded by.
         revision: Its revision in the results, if `evaluate` was given one. Default: the fingerprint.
         url: Where the model or its paper is. Default: its page on the Hub, if it was loaded from there.
         release_date: When the model was released, `YYYY-MM-DD`. The leaderboard shows it, and nothing else knows it.
@@ -85,7 +85,7 @@ def mmeb_submission(
     """
     name = model_name or model_name_of(model)
     metadata = _metadata(model, name, url=url, release_date=release_date, backbone=backbone, data_source=data_source)
-    run = find_run(results_dir, model_name=name, revision=revision or vector_fingerprint(model))
+    run = find_run_of(results_dir, revision or vector_fingerprint(model), model_name=name)
     image = {each.spec.subset: _metrics(each) for each in _read_all(run)}
     absent = {modality: dict.fromkeys(names, _NOT_EVALUATED) for modality, names in _datasets_not_evaluated().items()}
     submission = {"metadata": metadata, "metrics": {"image": image} | absent}
