@@ -34,13 +34,14 @@ def pairs(tmp_path):
 
 def test_the_python_blocks_run_one_after_another(tmp_path, monkeypatch, pairs):
     monkeypatch.chdir(tmp_path)
-    assert len(blocks("python")) == 3
+    assert len(blocks("python")) == 4
     namespace: dict = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
     assert namespace["model"].similarity(namespace["queries"], namespace["documents"]).shape == (1, 2)
     assert len(namespace["mined"][0]["label"]) == 3
     assert Path("my-embedder/modules.json").exists()
+    assert {task.num_queries for task in namespace["scores"].tasks.values()} == {3}
 
 
 def test_the_commands_do_their_job_on_files_like_those(tmp_path, monkeypatch, pairs):
@@ -61,6 +62,21 @@ def test_the_training_command_has_these_flags():
     args, extra = build_parser().parse_known_args(command[1:])
     config = RunConfig.from_file(args.config, training=parse_training_arguments(extra), output_dir=args.output_dir)
     assert config.training["learning_rate"] == 5e-5 and config.output_dir == "saha-2b"
+
+
+def test_the_evaluation_scores_what_it_says_and_the_other_commands_have_these_flags(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [command[command.index("evaluate") :] for command in commands() if "evaluate" in command]
+    assert len(lines) == 4
+    for line in lines:
+        args = build_parser().parse_args(line)
+        assert args.benchmark and args.output_dir == "evaluation"
+    assert main([*lines[0], "--limit", "2", "--quiet"]) == 0
+    assert "| hit@1 (%) | local/saha-tiny | local/saha-tiny-base |" in capsys.readouterr().out
+    assert Path("evaluation/reports/local__saha-tiny/mini-mmeb.limit-2.png").exists()
+    submissions = [build_parser().parse_args(command[1:]) for command in commands() if "submission" in command]
+    assert [args.leaderboard for args in submissions] == ["mteb", "mmeb"]
+    assert all(args.results == "evaluation" for args in submissions)
 
 
 def test_the_two_commands_of_the_newcomer_are_there():

@@ -77,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
     if Ranks.current().is_main:
         report = Report(benchmark.name, columns, published, args.limit, revision)
         page, chart = report.write(args.output_dir)
-        print("\n".join(f"Note: {note}" for note in report.notes))
+        for note in report.notes:
+            print(f"Note: {note}")
         print(f"\n{report.table}\n\nResults: {Path(args.output_dir) / 'results'}\nReport:  {page}\nChart:   {chart}")
     return 0
 
