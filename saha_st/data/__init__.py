@@ -5,8 +5,7 @@ Names are imported when first used, so that this package costs nothing until the
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from saha_st.lazy import lazy_names
 
 _HOMES = {
     "CELL_FEATURE": "cells",
@@ -31,13 +30,4 @@ _HOMES = {
 }
 
 __all__ = list(_HOMES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -5,9 +5,9 @@ Names are imported when first used: mteb takes seconds to import, and is an extr
 
 from __future__ import annotations
 
-import importlib
 from importlib.util import find_spec
-from typing import Any
+
+from saha_st.lazy import lazy_names
 
 _HOMES = {
     "BENCHMARKS": "catalogue",
@@ -35,14 +35,9 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES[name]
+def _require_mteb(name: str, home: str) -> None:
     if home != "scores" and find_spec("mteb") is None:
         raise ImportError(f'{name} needs mteb, which is not installed. Run: pip install "saha-st[eval]"')
-    return getattr(importlib.import_module(f"{__name__}.{home}"), name)
 
 
-def __dir__() -> list[str]:
-    return sorted(set(globals()) | set(_HOMES))
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, before=_require_mteb)

@@ -5,24 +5,14 @@ Names resolve on first use, so that importing the pure cluster rule never import
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from saha_st.lazy import lazy_names
 
-_MODULE_OF = {
-    "build_clusters": "saha_st.mining.build",
-    "MinedClusters": "saha_st.mining.miner",
-    "find_saha_clusters": "saha_st.mining.miner",
-    "mine_saha_clusters": "saha_st.mining.miner",
+_HOMES = {
+    "MinedClusters": "miner",
+    "build_clusters": "build",
+    "find_saha_clusters": "miner",
+    "mine_saha_clusters": "miner",
 }
 
-__all__ = sorted(_MODULE_OF)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULE_OF[name]), name)
-
-
-def __dir__() -> list[str]:
-    return __all__
+__all__ = list(_HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

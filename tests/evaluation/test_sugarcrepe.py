@@ -143,23 +143,6 @@ def test_vectors_that_are_not_numbers_are_misses_and_counted(embedder, folder: P
         assert found["accuracy"] == found["all_tied"] == 0 and found["undefined"] == 1
 
 
-@pytest.fixture
-def rendered(embedder) -> list[str]:
-    """The strings that reach the model, image tokens as one mark; filled while it encodes."""
-    found: list[str] = []
-    preprocess = embedder[0].preprocess
-
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        features = preprocess(*args, **kwargs)
-        for ids, mask in zip(features["input_ids"], features["attention_mask"], strict=True):
-            text = embedder.tokenizer.decode(ids[mask.bool()])
-            found.append("<image>".join(part for part in text.split("<|image_pad|>") if part))
-        return features
-
-    embedder[0].preprocess = spy
-    return found
-
-
 def test_captions_are_prefixed_queries_and_images_bare_documents_each_encoded_once(embedder, rendered, folder: Path):
     encoder = Embedder(embedder, show_progress_bar=False)
     itt, tot = sugarcrepe_pp_tasks(folder / "pp", "replace_rel")
