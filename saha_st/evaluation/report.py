@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import yaml
 
 from saha_st.encoding import write_whole
 from saha_st.evaluation.folders import as_folder_name
-from saha_st.evaluation.scores import Scores, comparison_table
+from saha_st.evaluation.scores import NO_SCORE, Scores, comparison_table
 
 PAPER = "paper"
 """What `--compare_with` calls the published figures."""
@@ -104,31 +105,26 @@ class Report:
         write_whole(page, lambda file: file.write(self.to_markdown(chart.name).encode()))
         return page, chart
 
-    def draw(self, file: object) -> None:
-        """Draw the means as bars, a group for each mean, and write them as PNG to an open binary file."""
+    def draw(self, file: BinaryIO) -> None:
+        """Draw the means as bars, a group for each mean, and write them as PNG to an open file."""
         from matplotlib.figure import Figure
 
-        means = list(next(iter(self.columns.values())).groups)
-        series = [(name, _shown(scores, means), False) for name, scores in self.columns.items()]
+        scores = next(iter(self.columns.values()))
+        means = list(scores.groups)
+        series = [_Bars(name, _shown(each, means)) for name, each in self.columns.items()]
         series += [
-            (f"{each.label} (published)", [each.scores.get(mean) for mean in means], True) for each in self.published
+            _Bars(f"{each.label} (published)", [each.scores.get(mean) for mean in means], is_published=True)
+            for each in self.published
         ]
-        height = 1 / (len(series) + 1)
         figure = Figure(figsize=(8, 1.2 + _BAR * len(means) * (len(series) + 1)), layout="constrained", dpi=150)
         axes = figure.add_subplot()
-        for index, (name, values, is_published) in enumerate(series):
-            places = [place + (index - (len(series) - 1) / 2) * height for place in range(len(means))]
-            style = {"hatch": "///", "fill": False, "edgecolor": "#666666"} if is_published else {}
-            colour = _COLOURS[index % len(_COLOURS)]
-            style = style or {"color": colour}
-            widths = [value if isinstance(value, float) else 0 for value in values]
-            bars = axes.barh(places, widths, height=height * 0.9, label=name, **style)
-            labels = [f"{value:.1f}" if isinstance(value, float) else value or "" for value in values]
-            axes.bar_label(bars, labels, padding=3, fontsize=8)
+        for index, bars in enumerate(series):
+            bars.draw(axes, index, len(series))
         axes.set_yticks(range(len(means)), means)
         axes.invert_yaxis()
-        axes.set_xlim(0, 108)
-        axes.set_xlabel(f"{next(iter(self.columns.values())).metric} (%)")
+        lowest = min(value for bars in series for value in bars.widths)
+        axes.set_xlim(-108 if lowest < 0 else 0, 108)
+        axes.set_xlabel(f"{scores.metric} (%)")
         quick = "" if self.limit is None else f" — quick look, {self.limit} rows a task"
         axes.set_title(f"{self.benchmark}{quick}", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
@@ -137,13 +133,35 @@ class Report:
         figure.savefig(file, format="png")
 
 
+@dataclass(frozen=True)
+class _Bars:
+    """One column of the table as bars: a number is a bar, a text stands where its bar would begin."""
+
+    label: str
+    values: Sequence[float | str | None]
+    is_published: bool = False
+
+    @property
+    def widths(self) -> list[float]:
+        return [value if isinstance(value, float) else 0.0 for value in self.values]
+
+    def draw(self, axes: Any, index: int, count: int) -> None:
+        height = 1 / (count + 1)
+        places = [place + (index - (count - 1) / 2) * height for place in range(len(self.values))]
+        colour = {"color": _COLOURS[index % len(_COLOURS)]}
+        style = {"hatch": "///", "fill": False, "edgecolor": "#666666"} if self.is_published else colour
+        bars = axes.barh(places, self.widths, height=height * 0.9, label=self.label, **style)
+        texts = [f"{value:.1f}" if isinstance(value, float) else value or "" for value in self.values]
+        axes.bar_label(bars, texts, padding=3, fontsize=8)
+
+
 def _shown(scores: Scores, means: Sequence[str]) -> list[float | str | None]:
     """Return the percentages of the means; of what is no score, what the table says."""
     found: list[float | str | None] = []
     for mean in means:
         value = scores.means[mean]
         if any(task.is_degenerate for task in scores.groups[mean]):
-            found.append("no score")
+            found.append(NO_SCORE)
         else:
             found.append(None if value is None else 100 * float(value))
     return found

@@ -73,7 +73,8 @@ def evaluate(
         The scores; `warnings` of them tells what is no score.
 
     Raises:
-        ValueError: No tasks, a task twice, a limit below 1, or a task with a modality that the model does not take.
+        ValueError: No tasks, a task twice, a limit below 1, a task with a modality that the model does not take, only
+            tasks with private data, or whatever a task stumbles over, with its name.
     """
     members = list(tasks.tasks if isinstance(tasks, Benchmark) else tasks)
     _validate(members, limit)
@@ -88,7 +89,11 @@ def evaluate(
     bar = tqdm(members, desc="Tasks", unit="task", disable=not (show_progress_bar and run.ranks.is_main))
     with without_bars():
         found = {name_of(task): run.score(task) for task in bar}
-    scores = Scores(found, totals=_totals(tasks))
+    private = tuple(name for name, score in found.items() if score is None)
+    scored = {name: score for name, score in found.items() if score is not None}
+    if not scored:
+        raise ValueError(f"tasks: the data of {', '.join(private)} are not public, and there are no others.")
+    scores = Scores(scored, totals=_totals(tasks), left_out=private)
     for warning in scores.warnings if run.ranks.is_main else ():
         logger.warning("%s", warning)
     return scores
@@ -117,13 +122,15 @@ class _Run:
         self.folder = None if output_dir is None else RunFolder(Path(output_dir), meta.name, meta.revision, limit)
         self.cache = None if output_dir is None else _Cache(output_dir, writes=self.ranks.is_main)
 
-    def score(self, task: AbsTask) -> TaskScore:
-        """Return the score of a task, from disk if it is there."""
+    def score(self, task: AbsTask) -> TaskScore | None:
+        """Return the score of a task, from disk if it is there; `None` if its data are not public."""
         strategy = self.ranks.gather(self._strategy(task))[0]  # the first process decides: it alone writes
         checks = None
         if strategy != _DONE:
             logger.info("Evaluating %s", task.metadata.name)
             result, checks = self._run(task, strategy)
+            if result is None:
+                return None
             if self.folder is not None and self.ranks.is_main:
                 self.folder.checks.mkdir(parents=True, exist_ok=True)
                 blob = json.dumps(dataclasses.asdict(checks), indent=1).encode()
@@ -153,7 +160,7 @@ class _Run:
             files.append(rankings_file(self.folder.rankings, task.metadata.name))
         return _DONE if all(file.exists() for file in files) else _ANEW
 
-    def _run(self, task: AbsTask, strategy: str) -> tuple[TaskResult, _Checks]:
+    def _run(self, task: AbsTask, strategy: str) -> tuple[TaskResult | None, _Checks]:
         writes_rankings = isinstance(task, MMEBTask) and self.folder is not None and self.ranks.is_main
         if writes_rankings:
             self.folder.rankings.mkdir(parents=True, exist_ok=True)
@@ -173,7 +180,9 @@ class _Run:
             )
         chance, rows = chances.get(task.metadata.name, (None, None))
         vectors = list(self.encoder.vectors_of.values())
-        return results.task_results[0], _Checks(chance, rows, **_together(vectors))
+        # mteb raises what goes wrong, but for private data that it is not given: that it leaves out.
+        result = results.task_results[0] if results.task_results else None
+        return result, _Checks(chance, rows, **_together(vectors))
 
     @contextmanager
     def _explained(self, task: AbsTask) -> Iterator[None]:
@@ -272,8 +281,11 @@ def _after_loading(
             keep_rows(task, limit)
         found[task.metadata.name] = chance_of(task)
 
+    hooked: list[tuple[AbsTask, Any]] = []
+
     def hook(task: AbsTask) -> None:
         load = task.load_data
+        hooked.append((task, task.__dict__.get("load_data")))
 
         def load_and_look(*args: Any, **kwargs: Any) -> None:
             load(*args, **kwargs)
@@ -291,8 +303,10 @@ def _after_loading(
     try:
         yield found
     finally:
-        for task in tasks:
-            task.__dict__.pop("load_data", None)
+        for task, own in hooked:
+            del task.load_data  # what the class has shows again
+            if own is not None:
+                task.load_data = own
 
 
 def _together(vectors: Sequence[VectorCheck]) -> dict[str, Any]:

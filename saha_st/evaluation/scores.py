@@ -68,10 +68,12 @@ class Scores:
         tasks: Results by task; those of MMEB go by the name of the subset.
         totals: Which means over all tasks the benchmark quotes: `OVERALL` or `MEAN_TASK` for the mean of the tasks
             (the same under two names), `MEAN_TASK_TYPE` for that of the groups' means.
+        left_out: Tasks of the benchmark that could not be run, because their data are not public.
     """
 
     tasks: Mapping[str, TaskScore]
     totals: tuple[str, ...] = (OVERALL,)
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -153,6 +155,10 @@ class Scores:
             found.append(
                 f"The overall {self.metric} of {self.overall:.1%} is at chance level ({self.chance:.1%}): the model "
                 "does not tell candidates apart."
+            )
+        if self.left_out:
+            found.append(
+                f"Left out, as their data are not public: {', '.join(self.left_out)}. Means are over the others."
             )
         return tuple(found)
 

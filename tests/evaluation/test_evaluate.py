@@ -126,6 +126,25 @@ def test_vectors_that_are_not_numbers_end_a_task_of_mteb_with_the_reason(embedde
         evaluate(embedder, [mock("MockClassificationTask")], **QUIET)
 
 
+def test_a_task_with_private_data_is_left_out_and_the_result_says_so(embedder, monkeypatch, tmp_path: Path):
+    from datasets.exceptions import DatasetNotFoundError
+
+    secret = mock("MockSTSTask")
+    closed = secret.metadata.model_copy(update={"name": "Closed", "is_public": False})
+    monkeypatch.setattr(secret, "metadata", closed)
+
+    def load(**options):
+        raise DatasetNotFoundError("Dataset 'mteb/closed' doesn't exist on the Hub or cannot be accessed.")
+
+    secret.load_data = load
+    with pytest.warns(UserWarning, match="private task"):
+        scores = evaluate(embedder, [mock("MockRetrievalTask"), secret], output_dir=tmp_path, **QUIET)
+    assert list(scores.tasks) == ["MockRetrievalTask"] and scores.left_out == ("Closed",)
+    assert any("Left out, as their data are not public: Closed." in warning for warning in scores.warnings)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="Closed are not public"):
+        evaluate(embedder, [secret], **QUIET)
+
+
 def test_what_mteb_stumbles_over_is_said_with_the_name_of_the_task(embedder):
     with pytest.raises(ValueError, match="MockSTSTask: .*length at least 2"):
         evaluate(embedder, [mock("MockSTSTask")], limit=1, **QUIET)

@@ -46,6 +46,16 @@ def test_a_degenerate_task_spoils_every_mean_that_it_is_in(changes: dict, tmp_pa
     report.draw(io.BytesIO())
 
 
+def test_a_negative_score_is_drawn_to_the_left(monkeypatch):
+    from matplotlib.figure import Figure
+
+    bounds = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **options: bounds.append(self.axes[0].get_xlim()))
+    for score in (0.5, -0.5):
+        Report("STS", {"org/m": scores(score=score)}).draw(io.BytesIO())
+    assert bounds == [(0, 108), (-108, 108)]
+
+
 def test_a_score_at_chance_is_marked():
     table = Report("mini", {"org/m": scores(score=0.02)}).table
     assert "| A | 2.0† |" in table and "| Classification | 2.0† |" in table and "| B | 25.0 |" in table
