@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -149,8 +149,8 @@ def encode_distinct(
 ) -> None:
     """Encode the inputs that a store lacks, shard by shard, into the store.
 
-    What is encoded in one call depends on the inputs alone, not on the number of processes or on a run that was
-    killed before: so vectors are the same to the last bit.
+    What is encoded in one call depends on what the store lacks at first, not on the number of processes, nor on how
+    often a run is killed and started again: so vectors are the same to the last bit.
 
     Args:
         distinct: The inputs.
@@ -168,7 +168,7 @@ def encode_distinct(
     # The first process decides for all: another may have looked later, when the store held more.
     missing = ranks.gather(np.flatnonzero(~store.contains(distinct.keys)))[0]
     size = min(8 * batch_size, SHARD_SIZE)  # inputs that one call sorts by length and holds in memory
-    parts = list(_chunks(missing, size))[ranks.share(-(-len(missing) // size))]
+    parts = list(_chunks(missing, size))[ranks.rank :: ranks.count]
     with ranks.together():
         with tqdm(
             total=sum(map(len, parts)), desc=title, unit="input", leave=None, disable=not (show_progress_bar and parts)
@@ -252,7 +252,7 @@ def vector_fingerprint(
         "prompt": prompt,
         "versions": [sentence_transformers.__version__, transformers.__version__],
     }
-    return blake2b(json.dumps(settings, sort_keys=True, default=str).encode(), digest_size=16).hexdigest()
+    return blake2b(json.dumps(settings, sort_keys=True, default=_as_json).encode(), digest_size=16).hexdigest()
 
 
 def weights_digest(model: SentenceTransformer) -> str:
@@ -273,13 +273,33 @@ def _input_settings(module: Any) -> dict[str, Any]:
         vocabulary.pop(state, None)
     return {
         "config": module.get_config_dict() if hasattr(module, "get_config_dict") else repr(module),
-        "backbone": getattr(getattr(module, "config", None), "to_dict", dict)(),
-        "adapters": getattr(getattr(module, "model", None), "peft_config", None),
+        "backbone": _without_origin(getattr(getattr(module, "config", None), "to_dict", dict)()),
+        "adapters": _adapters(getattr(getattr(module, "model", None), "peft_config", None)),
         "max_seq_length": getattr(module, "max_seq_length", None),
         "chat_template": getattr(processor, "chat_template", None),
         "image_processor": getattr(getattr(processor, "image_processor", None), "to_dict", dict)(),
         "tokenizer": vocabulary,
     }
+
+
+def _adapters(configs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What adapters do to a model."""
+    return {name: _without_origin(config.to_dict()) for name, config in (configs or {}).items()}
+
+
+_ORIGIN = {"_name_or_path", "_commit_hash", "base_model_name_or_path", "architectures", "transformers_version"}
+
+
+def _without_origin(settings: Any) -> Any:
+    """Leave out where and by what a model was saved: a checkpoint is the same in a folder, on the Hub, and copied."""
+    if not isinstance(settings, dict):
+        return settings
+    return {name: _without_origin(value) for name, value in settings.items() if name not in _ORIGIN}
+
+
+def _as_json(value: Any) -> Any:
+    """Sets come in an order that differs from process to process."""
+    return sorted(value, key=str) if isinstance(value, (set, frozenset)) else str(value)
 
 
 class VectorStore:

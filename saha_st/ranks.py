@@ -34,11 +34,6 @@ class Ranks:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
-    def share(self, length: int) -> slice:
-        """Return this process's part of a sequence; the parts are contiguous, in order, and differ by one at most."""
-        bounds = [length * rank // self.count for rank in (self.rank, self.rank + 1)]
-        return slice(*bounds)
-
     @contextmanager
     def together(self) -> Iterator[None]:
         """Wait for all processes at the end of the block; what one of them raises ends it in all.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -89,6 +91,31 @@ def test_everything_that_changes_a_vector_changes_the_fingerprint(embedder):
     seen.append(fingerprint())
     assert len(set(seen)) == len(seen) == 9
     assert fingerprint() == seen[-1]
+
+
+def test_a_checkpoint_has_one_fingerprint_wherever_it_lies_and_so_has_its_adapter(embedder, tmp_path):
+    from peft import LoraConfig
+
+    from saha_st.modules import load_embedder
+
+    embedder.save_pretrained(str(tmp_path / "one"))
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    models = [load_embedder(str(tmp_path / name), device="cpu") for name in ("one", "two")]
+    assert vector_fingerprint(models[0]) == vector_fingerprint(models[1]) == vector_fingerprint(embedder)
+    models[0].add_adapter(LoraConfig(target_modules=["q_proj", "v_proj"], r=2))
+    adapted = vector_fingerprint(models[0])
+    assert adapted != vector_fingerprint(models[1])
+    models[0].save_pretrained(str(tmp_path / "adapter"))
+    shutil.copytree(tmp_path / "adapter", tmp_path / "moved")
+    moved = [load_embedder(str(tmp_path / name), device="cpu") for name in ("adapter", "moved")]
+    assert vector_fingerprint(moved[0]) == vector_fingerprint(moved[1])
+
+
+def test_sets_in_settings_are_written_in_one_order_whatever_the_process():
+    names = {f"layer{number}_proj" for number in range(20)}
+    assert json.loads(json.dumps({"target_modules": names}, default=encoding._as_json)) == {
+        "target_modules": sorted(names)
+    }
 
 
 def test_a_killed_run_keeps_its_whole_shards(embedder, encoded_inputs, tmp_path, monkeypatch):

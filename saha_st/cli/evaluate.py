@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from saha_st.cli.options import add_model_arguments, load_model
+from saha_st.cli.options import add_model_arguments, load_any_model
 
 NAME = "evaluate"
 HELP = "score a model on MMEB, MIEB, ViDoRe, MTEB, SugarCrepe"
@@ -53,10 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the tasks, load the models, score, write the report."""
     from saha_st.evaluation import Report, find_benchmark, published_for
+    from saha_st.evaluation.run import validate
+    from saha_st.modules.loading import resolve_model
     from saha_st.ranks import Ranks
 
     device = _join_processes()
     args.device = args.device or device
+    models = [args.model_name_or_path, *(name for name in args.compare_with if name != _PAPER)]
+    for name in models:
+        resolve_model(name)
     benchmark = find_benchmark(
         args.benchmark,
         data_dir=args.data_dir or _place_of_generated(args),
@@ -64,33 +69,42 @@ def run(args: argparse.Namespace) -> int:
         data_revision=args.data_revision,
         cache_dir=args.cache_dir,
     )
-    others = [name for name in args.compare_with if name != "paper"]
-    published = published_for(benchmark.name) if "paper" in args.compare_with else ()
-    if "paper" in args.compare_with and not published:
-        raise ValueError(f"--compare_with paper: we know of no published figures on {benchmark.name!r}.")
+    validate(benchmark.tasks, args.limit)
+    published = published_for(benchmark.name) if _PAPER in args.compare_with else ()
+    if _PAPER in args.compare_with and not published:
+        raise ValueError(f"--compare_with {_PAPER}: we know of no published figures on {benchmark.name!r}.")
     columns, revision = {}, ""
-    for name in [args.model_name_or_path, *others]:
-        scored, scores = _score(args, name, benchmark)
-        revision = revision or scored.mteb_model_meta.revision
-        label = scored.mteb_model_meta.name
-        columns[label if label not in columns else f"{label} ({name})"] = scores
+    for name in models:
+        meta, scores = _score(args, name, benchmark)
+        revision = revision or meta.revision
+        columns[meta.name if meta.name not in columns else f"{meta.name} ({name})"] = scores
+        report = Report(benchmark.name, columns, published, revision)
+        if Ranks.current().is_main:  # after each model: what is done is kept if the next one fails
+            page, chart = report.write(args.output_dir)
     if Ranks.current().is_main:
-        report = Report(benchmark.name, columns, published, args.limit, revision)
-        page, chart = report.write(args.output_dir)
         for note in report.notes:
             print(f"Note: {note}")
         print(f"\n{report.table}\n\nResults: {Path(args.output_dir) / 'results'}\nReport:  {page}\nChart:   {chart}")
     return 0
 
 
+_PAPER = "paper"
+
+
 def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, Any]:
     """Score one model; how to compute applies to all that are compared, name and revision to the first."""
     from saha_st.evaluation import Embedder, evaluate
+    from saha_st.evaluation.encoder import name_of_source
+    from saha_st.modules.loading import resolve_model
 
     own = {} if name == args.model_name_or_path else {"model_name_or_path": name, "revision": None, "name": None}
     flags = argparse.Namespace(**{**vars(args), **own})
-    folder = Path(args.output_dir) / "vectors"
-    encoder = Embedder(load_model(flags), name=flags.name, cache_folder=folder, show_progress_bar=not args.quiet)
+    encoder = Embedder(
+        load_any_model(flags),
+        name=flags.name or name_of_source(resolve_model(name)),
+        cache_folder=Path(args.output_dir) / "vectors",
+        show_progress_bar=not args.quiet,
+    )
     scores = evaluate(
         encoder,
         benchmark,
@@ -100,16 +114,19 @@ def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, An
         num_proc=args.num_proc,
         show_progress_bar=not args.quiet,
     )
-    return encoder, scores
+    return encoder.mteb_model_meta, scores
 
 
 def _join_processes() -> str | None:
     """Join the process group that `accelerate launch` or `torchrun` has prepared; returns this process's device."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return None
+    from datetime import timedelta
+
     from accelerate import PartialState
 
-    return str(PartialState().device)
+    # Whoever has encoded his share waits for the others, which may take longer than the ten minutes of NCCL.
+    return str(PartialState(timeout=timedelta(days=7)).device)
 
 
 def _place_of_generated(args: argparse.Namespace) -> Path | None:

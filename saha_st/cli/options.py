@@ -34,6 +34,19 @@ def load_model(args: argparse.Namespace) -> Any:
     )
 
 
+def load_any_model(args: argparse.Namespace) -> Any:
+    """Load the model that `add_model_arguments` describes; a Sentence Transformer that takes no prompt, as it is."""
+    from sentence_transformers import SentenceTransformer
+
+    from saha_st.modules.loading import NoLanguageModelError, resolve_model
+
+    try:
+        return load_model(args)
+    except NoLanguageModelError:
+        source = resolve_model(args.model_name_or_path)
+        return SentenceTransformer(source, device=args.device, revision=args.revision)
+
+
 def add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
     """Where pairs come from; the fields of `saha_st.training.DataConfig`."""
     parser.add_argument("path", help="pairs: Hub dataset, folder, or a .parquet, .jsonl, .csv or .tsv file")

@@ -75,6 +75,7 @@ _LEADERBOARDS = {
 
 def _mteb(args: argparse.Namespace) -> int:
     from saha_st.evaluation import mteb_submission
+    from saha_st.modules.loading import resolve_model
 
     stated = {"hub_revision": args.hub_revision or _commit_on_hub(args)}
     names = (
@@ -85,6 +86,8 @@ def _mteb(args: argparse.Namespace) -> int:
         load_model(args),
         args.results,
         args.out,
+        source=resolve_model(args.model_name_or_path),
+        source_revision=args.revision,
         benchmarks=args.benchmark,
         model_name=args.name,
         mock_run=not args.no_mock_run,

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import mteb
-from mteb.benchmarks.benchmark import Benchmark, BenchmarkAggregation
+from mteb.abstasks.abstask import AbsTask
+from mteb.benchmarks.benchmark import Benchmark
 from mteb.get_tasks import TASK_LIST
 
 from saha_st.data.scenes import write_mini_mmeb
 from saha_st.evaluation.mmeb import as_benchmark, mini_mmeb_tasks, mmeb_benchmark
-from saha_st.evaluation.sugarcrepe import sugarcrepe_benchmark, sugarcrepe_pp_benchmark
+from saha_st.evaluation.specs import TaskSpec, mini_mmeb_specs, mmeb_specs
+from saha_st.evaluation.sugarcrepe import (
+    sugarcrepe_benchmark,
+    sugarcrepe_pp_benchmark,
+    sugarcrepe_pp_specs,
+    sugarcrepe_specs,
+)
 from saha_st.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -23,11 +30,14 @@ logger = logging.getLogger(__name__)
 MINI_MMEB = "mini-mmeb"
 
 
-def mini_mmeb_benchmark(name_or_path: str | Path = MINI_MMEB, *, cache_dir: str | None = None) -> Benchmark:
+def mini_mmeb_benchmark(
+    name_or_path: str | Path = MINI_MMEB, *, subsets: str | Sequence[str] | None = None, cache_dir: str | None = None
+) -> Benchmark:
     """Return the generated mini-MMEB as a benchmark; it is generated first where it is not there.
 
     Args:
         name_or_path: The folder given to `write_mini_mmeb`.
+        subsets: As `mini_mmeb_tasks`.
         cache_dir: As `mini_mmeb_tasks`.
     """
     folder = Path(name_or_path)
@@ -35,7 +45,7 @@ def mini_mmeb_benchmark(name_or_path: str | Path = MINI_MMEB, *, cache_dir: str 
         if not (folder / "MMEB-eval").is_dir():
             logger.info("Generating mini-MMEB in %s", folder)
             write_mini_mmeb(folder)
-    return as_benchmark(MINI_MMEB, mini_mmeb_tasks(folder, cache_dir=cache_dir))
+    return as_benchmark(MINI_MMEB, mini_mmeb_tasks(folder, subsets, cache_dir=cache_dir))
 
 
 @dataclass(frozen=True)
@@ -44,20 +54,27 @@ class _Own:
 
     Args:
         make: Returns it; takes the options of `find_benchmark` that apply.
-        prefix: How the names of its tasks begin.
+        tasks: By name of a task, the options with which it is the only one.
         is_generated: Whether its data are made here, and so have neither a revision nor another place of images.
     """
 
     make: Callable[..., Benchmark]
-    prefix: str
+    tasks: Mapping[str, Mapping[str, str]]
     is_generated: bool = False
 
 
+def _by_subset(specs: Iterable[TaskSpec]) -> dict[str, dict[str, str]]:
+    return {spec.name: {"subsets": spec.subset} for spec in specs}
+
+
 BENCHMARKS = {
-    "MMEB(v1)": _Own(mmeb_benchmark, "MMEB_"),
-    MINI_MMEB: _Own(mini_mmeb_benchmark, "MiniMMEB_", is_generated=True),
-    "SugarCrepe(v1)": _Own(sugarcrepe_benchmark, "SugarCrepe_"),
-    "SugarCrepe++": _Own(sugarcrepe_pp_benchmark, "SugarCrepePP_"),
+    "MMEB(v1)": _Own(mmeb_benchmark, _by_subset(mmeb_specs().values())),
+    MINI_MMEB: _Own(mini_mmeb_benchmark, _by_subset(mini_mmeb_specs().values()), is_generated=True),
+    "SugarCrepe(v1)": _Own(sugarcrepe_benchmark, _by_subset(sugarcrepe_specs())),
+    "SugarCrepe++": _Own(
+        sugarcrepe_pp_benchmark,
+        {spec.name: {"subsets": spec.subset, "meta_tasks": spec.meta_task} for spec in sugarcrepe_pp_specs()},
+    ),
 }
 """The benchmarks of ours. mteb's own task "SugarCrepe" pools the subsets, and uses no prompt of the paper."""
 
@@ -97,20 +114,27 @@ def find_benchmark(
     found = [_find(name, home, given) for name in wanted for home in [_home(name)]]
     if len(found) == 1:
         return found[0]
-    return Benchmark(name=", ".join(wanted), tasks=[task for each in found for task in each.tasks])
+    tasks: dict[str, AbsTask] = {}
+    for task in (task for each in found for task in each.tasks):
+        same = tasks.setdefault(task.metadata.name, task)
+        if (same.hf_subsets, same.eval_splits) != (task.hf_subsets, task.eval_splits):
+            raise ValueError(
+                f"benchmark: {wanted} have {task.metadata.name} with other subsets or splits each. Evaluate them one "
+                "by one."
+            )
+    return Benchmark(name=", ".join(wanted), tasks=list(tasks.values()))
 
 
 def _home(name: str) -> str | None:
-    """Return the benchmark of ours that a name stands for, or that has a task of such a name; `None` for mteb's.
+    """Return the benchmark of ours that a name stands for, or that has a task of this name; `None` for mteb's.
 
     Raises:
         ValueError: A name of neither.
     """
-    if name in BENCHMARKS:
-        return name
-    home = next((home for home, own in BENCHMARKS.items() if name.startswith(own.prefix)), None)
+    home = next((home for home, own in BENCHMARKS.items() if name == home or name in own.tasks), None)
     if home is None and name not in (known := _names_in_mteb()):
-        raise ValueError(_unknown(name, [*BENCHMARKS, *known]))
+        ours = [each for home, own in BENCHMARKS.items() for each in (home, *own.tasks)]
+        raise ValueError(_unknown(name, [*ours, *known]))
     return home
 
 
@@ -126,12 +150,9 @@ def _find(name: str, home: str | None, options: dict[str, Any]) -> Benchmark:
     own = BENCHMARKS[home]
     if own.is_generated and (unfit := set(options) & {"image_root", "data_revision"}):
         raise ValueError(f"{', '.join(sorted(unfit))}: {home} is generated; say with data_dir where.")
-    benchmark = own.make(**{_ARGUMENT.get(key, key): value for key, value in options.items()})
-    if name == home:
-        return benchmark
-    if tasks := [task for task in benchmark.tasks if task.metadata.name == name]:
-        return Benchmark(name=name, tasks=tasks, aggregations=(BenchmarkAggregation.MEAN_TASK,))
-    raise ValueError(_unknown(name, [task.metadata.name for task in benchmark.tasks]))
+    given = {_ARGUMENT.get(key, key): value for key, value in options.items()}
+    benchmark = own.make(**given, **({} if name == home else own.tasks[name]))
+    return benchmark if name == home else replace(benchmark, name=name)
 
 
 _ARGUMENT = {"data_dir": "name_or_path", "data_revision": "revision"}

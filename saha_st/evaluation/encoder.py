@@ -8,7 +8,7 @@ distinct one is decoded and encoded once per run.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,14 @@ from saha_st.encoding import (
     vector_fingerprint,
     weights_digest,
 )
+from saha_st.evaluation.checks import VectorCheck
 from saha_st.evaluation.inputs import inputs_of
 from saha_st.evaluation.mmeb import UNDEFINED
 from saha_st.prompts import HierarchicalPrompt
 from saha_st.ranks import Ranks
 
 _MODALITIES = ("image", "text")
-_SAME = 1e-6  # what batches of other lengths make of equal inputs in float32 is smaller
+_OF_MTEB = (ScoringFunction.COSINE, ScoringFunction.DOT_PRODUCT)  # others, the model itself computes
 
 
 class Embedder(AbsEncoder):
@@ -56,10 +57,10 @@ class Embedder(AbsEncoder):
         show_progress_bar: Show a bar for each side of each task.
 
     Attributes:
-        vectors_of: For the tasks that were encoded, what tells whether their vectors are worth scoring.
+        vectors_of: By task, split and subset that were encoded, what tells whether the vectors are worth scoring.
 
     Raises:
-        ValueError: Several processes without a `cache_folder`.
+        ValueError: Several processes without a `cache_folder`, or with different models.
     """
 
     def __init__(
@@ -80,9 +81,13 @@ class Embedder(AbsEncoder):
         self.model = model
         self.model_prompts = dict(model.prompts or {})
         self._weights = weights_digest(model)
-        self.fingerprint = vector_fingerprint(model, weights=self._weights)
-        self.mteb_model_meta = _model_meta(model, name or model_name_of(model), revision or self.fingerprint)
-        self.vectors_of: dict[str, VectorCheck] = {}
+        revision = revision or results_revision(model, weights=self._weights)
+        if len(set(found := self._ranks.gather(revision))) > 1:
+            raise ValueError(
+                f"model: the processes have loaded different ones, whose vectors cannot be shared: {found}."
+            )
+        self.mteb_model_meta = _model_meta(model, name or model_name_of(model), revision)
+        self.vectors_of: dict[tuple[str, str, str], VectorCheck] = {}
         self._cache_folder = cache_folder
         self._show_progress_bar = show_progress_bar
         self._stores: dict[tuple[Task, str | None], VectorStore] = {}
@@ -108,17 +113,23 @@ class Embedder(AbsEncoder):
         found = inputs_of(inputs.dataset, prompt_type)
         distinct, store = DistinctInputs.of_keys(found.keys), self._store(role, prompt)
         encode = encode_function(self.model, task=role, prompt=prompt, batch_size=batch_size)
+        read = found.read
+        if "image" not in self.mteb_model_meta.modalities:  # to such a model, a bare string is never a picture
+
+            def read(rows: np.ndarray) -> list[str]:
+                return [cell["text"] for cell in found.read(rows)]
+
         encode_distinct(
             distinct,
             store,
-            lambda rows: encode_or_name(found.read, rows, encode, lambda row: f"{title} {row}"),
+            lambda rows: encode_or_name(read, rows, encode, lambda row: f"{title} {row}"),
             batch_size=batch_size,
             title=title,
             show_progress_bar=self._show_progress_bar and self._ranks.is_main,
             ranks=self._ranks,
         )
         vectors = store.get(distinct.keys)
-        self.vectors_of.setdefault(task_metadata.name, VectorCheck()).add(vectors)
+        self.vectors_of.setdefault((task_metadata.name, hf_split, hf_subset), VectorCheck()).add(vectors)
         return vectors[distinct.index_of_row]
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
@@ -128,11 +139,23 @@ class Embedder(AbsEncoder):
         values to the last bit (a matrix product does not promise that, and ties count as hits); what is not a number
         becomes `UNDEFINED`.
         """
+        if self._compare not in _OF_MTEB:
+            return torch.as_tensor(self.model.similarity(embeddings1, embeddings2))
         one_with_many = np.ndim(embeddings1) == np.ndim(embeddings2) == 2 and len(embeddings1) == 1
-        if not one_with_many or self.mteb_model_meta.similarity_fn_name is not ScoringFunction.COSINE:
+        if not one_with_many or self._compare is not ScoringFunction.COSINE:
             return torch.as_tensor(super().similarity(embeddings1, embeddings2))
         cosines = cosine_with_each(np.asarray(embeddings1).reshape(-1), np.asarray(embeddings2))
         return torch.from_numpy(np.where(np.isfinite(cosines), cosines, UNDEFINED)).unsqueeze(0)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:
+        """Return the similarities of pairs, row by row; shape (rows,)."""
+        if self._compare not in _OF_MTEB:
+            return torch.as_tensor(self.model.similarity_pairwise(embeddings1, embeddings2))
+        return torch.as_tensor(super().similarity_pairwise(embeddings1, embeddings2))
+
+    @property
+    def _compare(self) -> ScoringFunction:
+        return self.mteb_model_meta.similarity_fn_name
 
     def _role(self, task_metadata: Any, prompt_type: PromptType | None) -> Task:
         if prompt_type is None:
@@ -151,29 +174,6 @@ class Embedder(AbsEncoder):
             fingerprint = vector_fingerprint(self.model, task=role, prompt=prompt, weights=self._weights)
             self._stores[role, prompt] = VectorStore(self._cache_folder, fingerprint)
         return self._stores[role, prompt]
-
-
-@dataclass
-class VectorCheck:
-    """What the vectors of a task say about its score: whatever is computed from equal vectors is none.
-
-    Attributes:
-        inputs: Number of distinct inputs.
-        undefined: How many of their vectors hold something that is not a number.
-        collapsed: Whether one side of the task has several inputs, all with the same vector.
-    """
-
-    inputs: int = 0
-    undefined: int = 0
-    collapsed: bool = False
-
-    def add(self, vectors: np.ndarray) -> None:
-        """Look at the vectors of distinct inputs, shape (inputs, dim)."""
-        self.inputs += len(vectors)
-        self.undefined += int((~np.isfinite(vectors).all(axis=1)).sum())
-        if len(vectors) > 1:
-            spread = (vectors.max(axis=0) - vectors.min(axis=0)).max()
-            self.collapsed |= bool(spread <= _SAME)  # false for what is not a number
 
 
 def cosine_with_each(vector: np.ndarray, candidates: np.ndarray) -> np.ndarray:
@@ -200,13 +200,34 @@ def modalities_of(model: SentenceTransformer) -> list[str]:
     return [name for name in _MODALITIES if name in names]
 
 
+def results_revision(model: SentenceTransformer, *, weights: str | None = None) -> str:
+    """Name all that the results of a model depend on: what its vectors do, and how they are compared.
+
+    Args:
+        model: The model.
+        weights: As `vector_fingerprint`.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    parts = [vector_fingerprint(model, weights=weights), model.similarity_fn_name or ScoringFunction.COSINE.value]
+    return blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
+
+
 def model_name_of(model: SentenceTransformer) -> str:
-    """Return a model's name in results: `organisation/name` of the Hub, or `local/<folder>`."""
-    source = model.model_card_data.model_id or getattr(getattr(model[0], "auto_model", None), "name_or_path", None)
-    if not source:
+    """Return a model's name in results, as far as it knows where it is from; see `name_of_source`."""
+    backbone = getattr(model[0], "model", None)
+    if getattr(backbone, "peft_config", None):  # transformers tells where its base is from
         return "local/unnamed"
-    is_hub_id = str(source).count("/") == 1 and not Path(source).exists() and not str(source).startswith(("/", "."))
-    return str(source) if is_hub_id else f"local/{Path(source).resolve().name}"
+    source = model.model_card_data.model_id or getattr(backbone, "name_or_path", None)
+    return name_of_source(source) if source else "local/unnamed"
+
+
+def name_of_source(source: str | Path) -> str:
+    """Return the name in results of what is loaded from here: that of the Hub, or `local/<folder>`."""
+    text = str(source)
+    is_hub_id = text.count("/") == 1 and not Path(text).exists() and not text.startswith(("/", "."))
+    return text if is_hub_id else f"local/{Path(text).resolve().name}"
 
 
 def _model_meta(model: SentenceTransformer, name: str, revision: str) -> ModelMeta:

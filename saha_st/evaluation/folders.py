@@ -87,7 +87,7 @@ def find_run(output_dir: str | Path, *, model_name: str | None = None, revision:
     found = [
         RunFolder(root, _model_name_in(folder), folder.name)
         for folder in sorted((root / "results").glob("*/*/"))
-        if any(folder.glob("*.json")) or (folder / "experiments").is_dir()
+        if _has_results(folder) or (folder / "experiments").is_dir()
     ]
     if not found:
         raise FileNotFoundError(
@@ -110,7 +110,7 @@ def find_run(output_dir: str | Path, *, model_name: str | None = None, revision:
             "Name one of them."
         )
     (run,) = matching
-    if not any(file.name != "model_meta.json" for file in run.results.glob("*.json")):
+    if not _has_results(run.results):
         limits = sorted(folder.name for folder in (run.results / "experiments").iterdir())
         raise ValueError(
             f"{str(root)!r} holds only quick looks of {run.model_name} ({', '.join(limits)}), which are no results. "
@@ -131,6 +131,10 @@ def find_run_of(output_dir: str | Path, revision: str, *, model_name: str) -> Ru
         return find_run(output_dir, model_name=model_name, revision=revision)
     except FileNotFoundError:
         return find_run(output_dir, revision=revision)
+
+
+def _has_results(folder: Path) -> bool:
+    return any(file.name != "model_meta.json" for file in folder.glob("*.json"))
 
 
 def _model_name_in(folder: Path) -> str:

@@ -7,7 +7,7 @@ mteb's ranking. Anything in MMEB's schema runs through the same class, so the ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from saha_st.data.mmeb import MMEB_SUBSETS, load_mmeb_eval, split_candidates
 from saha_st.data.mmeb.files import LocalFiles, open_mmeb
 from saha_st.data.mmeb.subsets import pick_subsets
 from saha_st.evaluation.rankings import RankingsSource, make_rankings, write_rankings
-from saha_st.evaluation.revisions import revision_of_files, revision_on_hub
+from saha_st.evaluation.revisions import revision_of_files, revision_on_hub, states_in
 from saha_st.evaluation.specs import META_TASKS, TaskSpec, mini_mmeb_specs, mmeb_specs
 
 HIT_AT_1 = "hit_at_1_ties_count"
@@ -228,20 +228,21 @@ def _tasks(
     place: Mapping[str, Any],
 ) -> list[MMEBTask]:
     names = pick_subsets(subsets, list(specs), source=str(name_or_path))
-    place = _pinned(name_or_path, place)
-    return [_task_class(specs[name], name_or_path, place)() for name in names]
+    place, states, image_root = dict(place), [], place.get("image_root")
+    files = open_mmeb(name_or_path, known_subsets=list(MMEB_SUBSETS), archive="images.zip")
+    if isinstance(files, LocalFiles):
+        if missing := [name for name in names if name not in files.subsets()]:
+            raise ValueError(f"subsets: {files} has no data of {', '.join(missing)}; it has {files.subsets()}.")
+    else:  # all tasks are of one commit, whatever is pushed meanwhile
+        commit = commit_of(str(name_or_path), place.get("revision"), cache_dir=place.get("cache_dir"))
+        place["revision"] = commit or place.get("revision")
+        states = [] if image_root is None else states_in(Path(image_root).expanduser())
+    return [_task_class(specs[name], name_or_path, place, states)() for name in names]
 
 
-def _pinned(name_or_path: str | Path, place: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace a revision on the Hub by the commit it stands for, so that all tasks are of one version of the data."""
-    options = {"known_subsets": list(MMEB_SUBSETS), "archive": "images.zip"}
-    if isinstance(open_mmeb(name_or_path, **options), LocalFiles):
-        return dict(place)
-    commit = commit_of(str(name_or_path), place.get("revision"), cache_dir=place.get("cache_dir"))
-    return {**place, "revision": commit or place.get("revision")}
-
-
-def _task_class(spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, Any]) -> type[MMEBTask]:
+def _task_class(
+    spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, Any], states: Sequence[str]
+) -> type[MMEBTask]:
     """Make the class of a task: mteb keeps metadata on classes, and drops an instance's when it unloads the data."""
     metadata = MMEBMetadata(
         name=spec.name,
@@ -249,7 +250,7 @@ def _task_class(spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, An
         type="Any2AnyRetrieval",
         category=spec.category,
         modalities=["image", "text"],
-        dataset={"path": str(name_or_path), "revision": _revision(spec.subset, name_or_path, place)},
+        dataset={"path": str(name_or_path), "revision": _revision(spec.subset, name_or_path, place, states)},
         eval_splits=["test"],
         eval_langs=["eng-Latn"],
         main_score=HIT_AT_1,
@@ -265,12 +266,12 @@ def _task_class(spec: TaskSpec, name_or_path: str | Path, place: Mapping[str, An
     return type(spec.name, (MMEBTask,), members)
 
 
-def _revision(subset: str, name_or_path: str | Path, place: Mapping[str, Any]) -> str:
+def _revision(subset: str, name_or_path: str | Path, place: Mapping[str, Any], states: Sequence[str]) -> str:
     """Name the version of the data: the revision on the Hub, or a digest of local rows and images."""
     image_root = place.get("image_root")
     folder = Path(name_or_path).expanduser()
     if not (folder / subset).is_dir():
-        return revision_on_hub(place.get("revision"), image_root=image_root)
+        return revision_on_hub(place.get("revision"), states, image_root=image_root)
     files = sorted((folder / subset).glob("*.parquet"))
     roots = LocalFiles(folder).image_roots(subset) if image_root is None else [Path(image_root).expanduser()]
     # which of the roots is taken is the loader's choice
@@ -281,13 +282,20 @@ def _revision(subset: str, name_or_path: str | Path, place: Mapping[str, Any]) -
 def _image_paths(files: Sequence[Path]) -> list[str]:
     """Return the distinct image paths in Parquet files with MMEB's evaluation columns, in order of appearance."""
     found: dict[str, None] = {}
-    for file in map(pq.ParquetFile, files):
-        columns = [name for name in ("qry_img_path", "tgt_img_path") if name in file.schema_arrow.names]
-        for batch in file.iter_batches(256, columns=columns):
-            for paths in batch.columns:
-                flat = pc.list_flatten(paths) if pa.types.is_list(paths.type) else paths
-                found |= dict.fromkeys(pc.unique(flat).to_pylist())
+    for file in files:
+        try:
+            found |= dict.fromkeys(_paths_in(pq.ParquetFile(file)))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{file} is not an intact Parquet file ({error}). Get it again.") from error
     return [path for path in found if path]
+
+
+def _paths_in(file: pq.ParquetFile) -> Iterator[str | None]:
+    columns = [name for name in ("qry_img_path", "tgt_img_path") if name in file.schema_arrow.names]
+    for batch in file.iter_batches(256, columns=columns):
+        for paths in batch.columns:
+            flat = pc.list_flatten(paths) if pa.types.is_list(paths.type) else paths
+            yield from pc.unique(flat).to_pylist()
 
 
 def _side(cells: Dataset, column: str, ids: list[str], spec: TaskSpec, *, with_images: bool) -> Dataset:

@@ -13,10 +13,7 @@ import yaml
 
 from saha_st.encoding import write_whole
 from saha_st.evaluation.folders import as_folder_name
-from saha_st.evaluation.scores import NO_SCORE, Scores, comparison_table
-
-PAPER = "paper"
-"""What `--compare_with` calls the published figures."""
+from saha_st.evaluation.scores import CHANCE_MARK, CHANCE_NOTE, NO_SCORE, Scores, comparison_table
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # told apart by the colour-blind, too
 _BAR = 0.24  # inches
@@ -51,15 +48,18 @@ class Report:
         benchmark: Its name.
         columns: Scores by model; the first is the one that the report is about.
         published: Figures to show beside them.
-        limit: The limit of the run, if it was a quick look.
         revision: The revision under which the results of the first model are kept.
     """
 
     benchmark: str
     columns: Mapping[str, Scores]
     published: Sequence[Published] = ()
-    limit: int | None = None
     revision: str = ""
+
+    @property
+    def limit(self) -> int | None:
+        """The limit of the run, if it was a quick look."""
+        return next(iter(self.columns.values())).limit
 
     @property
     def table(self) -> str:
@@ -70,10 +70,7 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What has to be known before a number is quoted."""
-        found = []
-        if self.limit is not None:
-            found.append(f"A quick look at {self.limit} queries or rows of each task: not a result of the benchmark.")
-        found += [f"{name}: {warning}" for name, scores in self.columns.items() for warning in scores.warnings]
+        found = [f"{name}: {warning}" for name, scores in self.columns.items() for warning in scores.warnings]
         found += [f"{each.label}: figures of {each.source}, not measured here." for each in self.published]
         return found
 
@@ -95,8 +92,8 @@ class Report:
         return "\n".join(lines)
 
     def write(self, output_dir: str | Path) -> tuple[Path, Path]:
-        """Write page and chart to `<output_dir>/reports/<model>`; returns their paths."""
-        folder = Path(output_dir) / "reports" / as_folder_name(next(iter(self.columns)))
+        """Write page and chart to `<output_dir>/reports/<model>/<revision>`; returns their paths."""
+        folder = Path(output_dir) / "reports" / as_folder_name(next(iter(self.columns))) / self.revision
         folder.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w+.-]+", "-", self.benchmark).strip("-")[:80]
         name += "" if self.limit is None else f".limit-{self.limit}"
@@ -111,11 +108,8 @@ class Report:
 
         scores = next(iter(self.columns.values()))
         means = list(scores.groups)
-        series = [_Bars(name, _shown(each, means)) for name, each in self.columns.items()]
-        series += [
-            _Bars(f"{each.label} (published)", [each.scores.get(mean) for mean in means], is_published=True)
-            for each in self.published
-        ]
+        series = [_measured(name, each, means) for name, each in self.columns.items()]
+        series += [_published(each, means) for each in self.published]
         figure = Figure(figsize=(8, 1.2 + _BAR * len(means) * (len(series) + 1)), layout="constrained", dpi=150)
         axes = figure.add_subplot()
         for index, bars in enumerate(series):
@@ -124,7 +118,8 @@ class Report:
         axes.invert_yaxis()
         lowest = min(value for bars in series for value in bars.widths)
         axes.set_xlim(-108 if lowest < 0 else 0, 108)
-        axes.set_xlabel(f"{scores.metric} (%)")
+        marked = any(CHANCE_MARK in text for bars in series for text in bars.texts)
+        axes.set_xlabel(f"{scores.metric} (%){f'   {CHANCE_NOTE}' if marked else ''}")
         quick = "" if self.limit is None else f" — quick look, {self.limit} rows a task"
         axes.set_title(f"{self.benchmark}{quick}", loc="left")
         axes.spines[["top", "right"]].set_visible(False)
@@ -135,33 +130,33 @@ class Report:
 
 @dataclass(frozen=True)
 class _Bars:
-    """One column of the table as bars: a number is a bar, a text stands where its bar would begin."""
+    """One column of the table as bars, each with the text of its cell."""
 
     label: str
-    values: Sequence[float | str | None]
+    widths: Sequence[float]
+    texts: Sequence[str]
     is_published: bool = False
-
-    @property
-    def widths(self) -> list[float]:
-        return [value if isinstance(value, float) else 0.0 for value in self.values]
 
     def draw(self, axes: Any, index: int, count: int) -> None:
         height = 1 / (count + 1)
-        places = [place + (index - (count - 1) / 2) * height for place in range(len(self.values))]
+        places = [place + (index - (count - 1) / 2) * height for place in range(len(self.widths))]
         colour = {"color": _COLOURS[index % len(_COLOURS)]}
         style = {"hatch": "///", "fill": False, "edgecolor": "#666666"} if self.is_published else colour
         bars = axes.barh(places, self.widths, height=height * 0.9, label=self.label, **style)
-        texts = [f"{value:.1f}" if isinstance(value, float) else value or "" for value in self.values]
-        axes.bar_label(bars, texts, padding=3, fontsize=8)
+        axes.bar_label(bars, self.texts, padding=3, fontsize=8)
 
 
-def _shown(scores: Scores, means: Sequence[str]) -> list[float | str | None]:
-    """Return the percentages of the means; of what is no score, what the table says."""
-    found: list[float | str | None] = []
-    for mean in means:
-        value = scores.means[mean]
-        if any(task.is_degenerate for task in scores.groups[mean]):
-            found.append(NO_SCORE)
-        else:
-            found.append(None if value is None else 100 * float(value))
-    return found
+def _measured(label: str, scores: Scores, means: Sequence[str]) -> _Bars:
+    """A number that is no score, or is not there, has no bar."""
+    texts = [scores.cells()[mean] for mean in means]
+    widths = [
+        0.0 if text == NO_SCORE or value is None else 100 * value
+        for text, value in zip(texts, (scores.means[mean] for mean in means), strict=True)
+    ]
+    return _Bars(label, widths, texts)
+
+
+def _published(each: Published, means: Sequence[str]) -> _Bars:
+    values = [each.scores.get(mean) for mean in means]
+    texts = ["" if value is None else f"{value:.1f}" for value in values]
+    return _Bars(f"{each.label} (published)", [value or 0.0 for value in values], texts, is_published=True)

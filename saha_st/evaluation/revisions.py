@@ -46,9 +46,13 @@ def revision_on_hub(revision: str | None, states: Iterable[str] = (), *, image_r
 
 
 def states_in(folder: str | Path) -> list[str]:
-    """Return what changes when any file of a folder does, without looking into files."""
-    with os.scandir(folder) as entries:
-        return [f"{name}:{_state_of(path)}" for name, path in sorted((entry.name, entry.path) for entry in entries)]
+    """Return what changes when any file of a folder or its sub-folders does, without looking into files."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders.sort()
+        paths = [os.path.join(parent, name) for name in sorted(names)]
+        found += [f"{os.path.relpath(path, folder)}:{_state_of(path)}" for path in paths]
+    return found
 
 
 def _digest_of(image_root: str | Path | None) -> blake2b:

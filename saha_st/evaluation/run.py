@@ -7,12 +7,10 @@ and is started again goes on there, and ends with the same numbers.
 from __future__ import annotations
 
 import copy
-import dataclasses
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +18,20 @@ import datasets
 import mteb
 from mteb.abstasks.abstask import AbsTask
 from mteb.benchmarks.benchmark import Benchmark, BenchmarkAggregation
-from mteb.cache import ResultCache
+from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from saha_st.encoding import write_whole
 from saha_st.evaluation.chance import chance_of
-from saha_st.evaluation.encoder import Embedder, VectorCheck
+from saha_st.evaluation.checks import Checks, checks_file
+from saha_st.evaluation.encoder import Embedder
 from saha_st.evaluation.folders import RunFolder
 from saha_st.evaluation.limits import keep_rows
 from saha_st.evaluation.mmeb import HIT_AT_1, MMEBTask
 from saha_st.evaluation.rankings import rankings_file
 from saha_st.evaluation.scores import MEAN_TASK, MEAN_TASK_TYPE, OVERALL, Scores, TaskScore
+from saha_st.evaluation.store import ResultStore
 from saha_st.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ def evaluate(
             tasks with private data, or whatever a task stumbles over, with its name.
     """
     members = list(tasks.tasks if isinstance(tasks, Benchmark) else tasks)
-    _validate(members, limit)
+    validate(members, limit)
     if cache_folder is None and output_dir is not None:
         cache_folder = Path(output_dir) / "vectors"
     encoder = model
@@ -88,20 +87,21 @@ def evaluate(
     run = _Run(_limited(encoder, limit), output_dir, batch_size, limit, num_proc)
     bar = tqdm(members, desc="Tasks", unit="task", disable=not (show_progress_bar and run.ranks.is_main))
     with without_bars():
-        found = {name_of(task): run.score(task) for task in bar}
+        found = dict(zip(names_of(members), map(run.score, bar), strict=True))
     private = tuple(name for name, score in found.items() if score is None)
     scored = {name: score for name, score in found.items() if score is not None}
     if not scored:
         raise ValueError(f"tasks: the data of {', '.join(private)} are not public, and there are no others.")
-    scores = Scores(scored, totals=_totals(tasks), left_out=private)
+    scores = Scores(scored, totals=_totals(tasks), left_out=private, limit=limit)
     for warning in scores.warnings if run.ranks.is_main else ():
         logger.warning("%s", warning)
     return scores
 
 
-def name_of(task: AbsTask) -> str:
-    """Return what a task is called in tables: MMEB's by the name of the subset."""
-    return task.spec.subset if isinstance(task, MMEBTask) else task.metadata.name
+def names_of(tasks: Sequence[AbsTask]) -> list[str]:
+    """Return what tasks are called in tables: those of MMEB by their subsets, unless mteb has tasks of such names."""
+    short = [task.spec.subset if isinstance(task, MMEBTask) else task.metadata.name for task in tasks]
+    return short if len(set(short)) == len(short) else [task.metadata.name for task in tasks]
 
 
 class _Run:
@@ -119,54 +119,50 @@ class _Run:
         self.encoder, self.limit, self.num_proc = encoder, limit, num_proc
         self.encode_kwargs = {"batch_size": batch_size, "show_progress_bar": False}
         self.ranks = Ranks.current()
-        self.folder = None if output_dir is None else RunFolder(Path(output_dir), meta.name, meta.revision, limit)
-        self.cache = None if output_dir is None else _Cache(output_dir, writes=self.ranks.is_main)
+        self.chances: dict[str, tuple[float | None, int | None]] = {}
+        self.folder, self.cache = None, None
+        if output_dir is not None:
+            self.folder = RunFolder(Path(output_dir), meta.name, meta.revision, limit)
+            self.cache = ResultStore(output_dir, writes=self.ranks.is_main, before_saving=self._write_checks)
+        encoder.vectors_of = {}
 
     def score(self, task: AbsTask) -> TaskScore | None:
         """Return the score of a task, from disk if it is there; `None` if its data are not public."""
         strategy = self.ranks.gather(self._strategy(task))[0]  # the first process decides: it alone writes
-        checks = None
-        if strategy != _DONE:
-            logger.info("Evaluating %s", task.metadata.name)
-            result, checks = self._run(task, strategy)
-            if result is None:
-                return None
-            if self.folder is not None and self.ranks.is_main:
-                self.folder.checks.mkdir(parents=True, exist_ok=True)
-                blob = json.dumps(dataclasses.asdict(checks), indent=1).encode()
-                write_whole(self._checks_file(task), lambda file: file.write(blob))
+        if strategy == _DONE:
+            result = self.folder.result(task.metadata.name)
         else:
-            result, checks = self.folder.result(task.metadata.name), self._stored_checks(task)
-        return _task_score(task, result, checks)
+            logger.info("Evaluating %s", task.metadata.name)
+            result = self._run(task, strategy)
+        return None if result is None else _task_score(task, result, self._checks_of(task))
 
     def _strategy(self, task: AbsTask) -> str:
         """Tell whether a task is done, begun, or to be run anew, in the words of mteb's overwrite strategies."""
-        if self.folder is None:
-            return _ANEW
-        try:
-            result = self.folder.result(task.metadata.name)
-        except ValueError as error:  # of a process that was killed while it wrote
-            logger.warning("%s It is run again.", error)
-            return _ANEW
+        result = None if self.cache is None else self.cache.load_task_result(task.metadata.name, self._meta)
         if result is None:
             return _GO_ON
         if result.dataset_revision != task.metadata.revision:
             logger.info("%s: the data have changed since the result was written; it is run again", result.task_name)
             return _ANEW
-        if not task.is_aggregate and result.get_missing_evaluations(task):
-            return _GO_ON
-        files = [self._checks_file(task)]
+        files = [checks_file(self.folder.checks, leaf.metadata.name) for leaf in _leaves(task)]
         if isinstance(task, MMEBTask):
             files.append(rankings_file(self.folder.rankings, task.metadata.name))
-        return _DONE if all(file.exists() for file in files) else _ANEW
+        if not all(file.exists() for file in files):
+            return _ANEW
+        return _GO_ON if not task.is_aggregate and result.get_missing_evaluations(task) else _DONE
 
-    def _run(self, task: AbsTask, strategy: str) -> tuple[TaskResult | None, _Checks]:
+    @property
+    def _meta(self) -> ModelMeta:
+        return self.encoder.mteb_model_meta
+
+    def _run(self, task: AbsTask, strategy: str) -> TaskResult | None:
         writes_rankings = isinstance(task, MMEBTask) and self.folder is not None and self.ranks.is_main
         if writes_rankings:
             self.folder.rankings.mkdir(parents=True, exist_ok=True)
-        leaves = _leaves(task)
-        self.encoder.vectors_of = {}
-        with _after_loading(leaves, self.limit) as chances, self._explained(task):
+        with ExitStack() as stack:
+            for leaf in _leaves(task):
+                stack.enter_context(self._watching(leaf))
+            stack.enter_context(self._explained(task))
             results = mteb.evaluate(
                 self.encoder,
                 task,
@@ -178,66 +174,85 @@ class _Run:
                 show_progress_bar=False,
                 num_proc=self.num_proc,
             )
-        chance, rows = chances.get(task.metadata.name, (None, None))
-        vectors = list(self.encoder.vectors_of.values())
         # mteb raises what goes wrong, but for private data that it is not given: that it leaves out.
-        result = results.task_results[0] if results.task_results else None
-        return result, _Checks(chance, rows, **_together(vectors))
+        return results.task_results[0] if results.task_results else None
+
+    def _checks_of(self, task: AbsTask) -> Checks:
+        """Return what is known of a task, of earlier runs as of this one; of an aggregate, of its members."""
+        return Checks.together(self._checks_of_leaf(leaf.metadata.name) for leaf in _leaves(task))
+
+    def _checks_of_leaf(self, name: str) -> Checks:
+        stored = None if self.folder is None else Checks.read(checks_file(self.folder.checks, name))
+        stored = stored or Checks()
+        seen = {f"{at[1]} {at[2]}": check for at, check in self.encoder.vectors_of.items() if at[0] == name}
+        chance, rows = self.chances.get(name, (stored.chance, stored.rows))
+        return Checks(chance, rows, stored.vectors | seen)
+
+    def _write_checks(self, name: str) -> None:
+        if name in self.chances:  # an aggregate has none of its own
+            self._checks_of_leaf(name).write(checks_file(self.folder.checks, name))
+
+    @contextmanager
+    def _watching(self, task: AbsTask) -> Iterator[None]:
+        """Look at the data of a task as soon as mteb has loaded them, and cut them for a quick look."""
+        if task.data_loaded and self.limit is None:
+            self._look(task)
+            yield
+            return
+        if task.data_loaded:
+            raise ValueError(f"limit: the data of {task.metadata.name} are loaded already and would stay cut.")
+        load, own = task.load_data, task.__dict__.get("load_data")
+
+        def load_and_look(*args: Any, **kwargs: Any) -> None:
+            load(*args, **kwargs)
+            self._look(task)
+
+        task.load_data = load_and_look
+        try:
+            yield
+        finally:
+            del task.load_data  # what the class has shows again
+            if own is not None:
+                task.load_data = own
+            if task.data_loaded:  # mteb unloads data when all went well: what is cut must not stay
+                task.unload_data()
+
+    def _look(self, task: AbsTask) -> None:
+        if self.limit is not None:
+            keep_rows(task, self.limit)
+        self.chances[task.metadata.name] = chance_of(task)
 
     @contextmanager
     def _explained(self, task: AbsTask) -> Iterator[None]:
         """Say what mteb's metrics stumble over, each in words of its own."""
         try:
             yield
-        except ValueError as error:
-            found = _together(list(self.encoder.vectors_of.values()))
-            if not found["undefined"]:
-                if task.metadata.name in str(error):
-                    raise
-                raise ValueError(f"{task.metadata.name}: {error}") from error
-            raise ValueError(
-                f"{task.metadata.name}: {found['undefined']} of {found['inputs']} vectors are not numbers, so that "
-                "there is no score. Half precision may overflow here: load the model in bfloat16 or float32."
-            ) from error
-
-    def _checks_file(self, task: AbsTask) -> Path:
-        return self.folder.checks / f"{task.metadata.name}.json"
-
-    def _stored_checks(self, task: AbsTask) -> _Checks:
-        return _Checks(**json.loads(self._checks_file(task).read_text(encoding="utf8")))
+        except (ValueError, TypeError, IndexError) as error:
+            name, seen = task.metadata.name, self._checks_of(task)
+            if seen.undefined:
+                raise ValueError(
+                    f"{name}: {seen.undefined:.1%} of the vectors are not numbers, so that there is no score. Half "
+                    "precision may overflow here: load the model in bfloat16 or float32."
+                ) from error
+            if self.limit is not None:
+                raise ValueError(f"{name}: {error}. With --limit {self.limit} it may have too few rows.") from error
+            if not isinstance(error, ValueError) or name in str(error):
+                raise
+            raise ValueError(f"{name}: {error}") from error
 
 
 _DONE, _GO_ON, _ANEW = "done", "only-missing", "always"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Checks:
-    """What tells whether a score is one; stored beside mteb's result, which has no place for it."""
+def validate(tasks: Sequence[AbsTask], limit: int | None = None) -> None:
+    """Refuse what `evaluate` would, before a model is loaded.
 
-    chance: float | None
-    rows: int | None
-    inputs: int
-    undefined: int
-    collapsed: bool
-
-
-class _Cache(ResultCache):
-    """mteb's folder of results, which all processes read and the first one writes."""
-
-    def __init__(self, path: str | Path, *, writes: bool) -> None:
-        super().__init__(path)
-        self._writes = writes
-
-    def save_to_cache(self, *args: Any, **kwargs: Any) -> None:
-        """Write a result, in the first process."""
-        if self._writes:
-            super().save_to_cache(*args, **kwargs)
-
-
-def _validate(tasks: Sequence[AbsTask], limit: int | None) -> None:
+    Raises:
+        ValueError: No tasks, a task twice, or a limit below 1.
+    """
     if not tasks:
         raise ValueError("tasks: there is nothing to evaluate; give one task at least.")
-    names = [name_of(task) for task in tasks]
+    names = [task.metadata.name for task in tasks]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"tasks: {twice} is given more than once.")
     if limit is not None and limit < 1:
@@ -269,55 +284,7 @@ def _leaves(task: AbsTask) -> list[AbsTask]:
     return [leaf for each in task.metadata.tasks for leaf in _leaves(each)] if task.is_aggregate else [task]
 
 
-@contextmanager
-def _after_loading(
-    tasks: Sequence[AbsTask], limit: int | None
-) -> Iterator[dict[str, tuple[float | None, int | None]]]:
-    """Look at the data of each task as soon as mteb has loaded them, and cut them; yields what guessing scores."""
-    found: dict[str, tuple[float | None, int | None]] = {}
-
-    def look(task: AbsTask) -> None:
-        if limit is not None:
-            keep_rows(task, limit)
-        found[task.metadata.name] = chance_of(task)
-
-    hooked: list[tuple[AbsTask, Any]] = []
-
-    def hook(task: AbsTask) -> None:
-        load = task.load_data
-        hooked.append((task, task.__dict__.get("load_data")))
-
-        def load_and_look(*args: Any, **kwargs: Any) -> None:
-            load(*args, **kwargs)
-            look(task)
-
-        task.load_data = load_and_look
-
-    for task in tasks:
-        if task.data_loaded:
-            if limit is not None:
-                raise ValueError(f"limit: the data of {task.metadata.name} are loaded already and would stay cut.")
-            look(task)
-        else:
-            hook(task)
-    try:
-        yield found
-    finally:
-        for task, own in hooked:
-            del task.load_data  # what the class has shows again
-            if own is not None:
-                task.load_data = own
-
-
-def _together(vectors: Sequence[VectorCheck]) -> dict[str, Any]:
-    return {
-        "inputs": sum(each.inputs for each in vectors),
-        "undefined": sum(each.undefined for each in vectors),
-        "collapsed": any(each.collapsed for each in vectors),
-    }
-
-
-def _task_score(task: AbsTask, result: TaskResult, checks: _Checks) -> TaskScore:
+def _task_score(task: AbsTask, result: TaskResult, checks: Checks) -> TaskScore:
     scored = [each for split in task.eval_splits for each in result.scores.get(split, [])]
     if "num_queries" in scored[0]:  # a task of ours, which looks at its similarities itself
         return _own_score(task, scored[0])
@@ -329,7 +296,7 @@ def _task_score(task: AbsTask, result: TaskResult, checks: _Checks) -> TaskScore
         meta_task=task.metadata.type,
         num_queries=checks.rows,
         chance=checks.chance,
-        undefined=checks.undefined / max(checks.inputs, 1),
+        undefined=checks.undefined,
         collapsed=checks.collapsed,
     )
 

@@ -12,8 +12,8 @@ MEAN_TASK, MEAN_TASK_TYPE = "Mean (Task)", "Mean (TaskType)"  # as mteb's leader
 NO_SCORE = "no score"
 """Stands in tables for a number that was computed but measures nothing."""
 
-_CHANCE_MARK = "†"
-_CHANCE_NOTE = f"{_CHANCE_MARK} within two standard deviations of guessing."
+CHANCE_MARK = "†"
+CHANCE_NOTE = f"{CHANCE_MARK} within two standard deviations of guessing."
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,12 @@ class TaskScore:
 
     @property
     def variance_of_guessing(self) -> float:
-        """Variance of the score of guessing, at most."""
+        """Variance of the score of guessing, at most.
+
+        Guessing scores 0 only where the score is a correlation, whose variance is 1 / (n - 1).
+        """
+        if self.chance == 0:
+            return 1 / max(self.num_queries - 1, 1)
         return self.chance * (1 - self.chance) / self.num_queries
 
 
@@ -69,11 +74,13 @@ class Scores:
         totals: Which means over all tasks the benchmark quotes: `OVERALL` or `MEAN_TASK` for the mean of the tasks
             (the same under two names), `MEAN_TASK_TYPE` for that of the groups' means.
         left_out: Tasks of the benchmark that could not be run, because their data are not public.
+        limit: So many queries or rows of each task were scored, if this was a quick look.
     """
 
     tasks: Mapping[str, TaskScore]
     totals: tuple[str, ...] = (OVERALL,)
     left_out: tuple[str, ...] = ()
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         if not self.tasks:
@@ -156,6 +163,8 @@ class Scores:
                 f"The overall {self.metric} of {self.overall:.1%} is at chance level ({self.chance:.1%}): the model "
                 "does not tell candidates apart."
             )
+        if self.limit is not None:
+            found.insert(0, f"A quick look at {self.limit} queries or rows of each task, which is no result.")
         if self.left_out:
             found.append(
                 f"Left out, as their data are not public: {', '.join(self.left_out)}. Means are over the others."
@@ -176,7 +185,8 @@ class Scores:
         if unknown := [name for name in columns or () if name not in self.means]:
             raise ValueError(f"columns: there is no {unknown[0]!r}; there are {list(self.means)}.")
         shown = [name for name in cells if columns is None or name in columns or name not in self.means]
-        return as_table("", [self.metric], {name: [cells[name]] for name in shown})
+        table = as_table("", [self.metric], {name: [cells[name]] for name in shown})
+        return table if self.limit is None else f"{table}\n\n{self.warnings[0]}"
 
     def cells(self, *, tasks: bool = False) -> dict[str, str]:
         """Return what a table shows of the means, and of every task if wanted, by name."""
@@ -226,8 +236,8 @@ def as_table(corner: str, columns: Sequence[str], rows: Mapping[str, Sequence[st
         if name in (OVERALL, MEAN_TASK, MEAN_TASK_TYPE):
             name, cells = f"**{name}**", [f"**{cell}**" for cell in cells]
         lines.append(f"| {' | '.join([name, *cells])} |")
-    if any(_CHANCE_MARK in cell for cells in rows.values() for cell in cells):
-        lines += ["", _CHANCE_NOTE]
+    if any(CHANCE_MARK in cell for cells in rows.values() for cell in cells):
+        lines += ["", CHANCE_NOTE]
     return "\n".join(lines)
 
 
@@ -235,7 +245,7 @@ def _cell(value: float | None, members: Sequence[TaskScore]) -> str:
     if any(task.is_degenerate for task in members):
         return NO_SCORE
     at_chance = bool(members) and all(task.is_at_chance for task in members)
-    return f"{_number(None if value is None else 100 * value)}{_CHANCE_MARK if at_chance else ''}"
+    return f"{_number(None if value is None else 100 * value)}{CHANCE_MARK if at_chance else ''}"
 
 
 def _number(percent: float | None) -> str:

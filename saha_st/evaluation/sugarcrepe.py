@@ -190,6 +190,18 @@ def score_rows(similarities: Mapping[Pair, np.ndarray], comparisons: Sequence[tu
     }
 
 
+def sugarcrepe_specs(subsets: Sequence[str] = SUGARCREPE.subsets) -> list[TaskSpec]:
+    """Return what the tasks of SugarCrepe are, one for each subset."""
+    return [_spec(subset, "SugarCrepe") for subset in subsets]
+
+
+def sugarcrepe_pp_specs(
+    subsets: Sequence[str] = SUGARCREPE_PP.subsets, meta_tasks: Sequence[str] = PP_META_TASKS
+) -> list[TaskSpec]:
+    """Return what the tasks of SugarCrepe++ are, one for each meta-task and subset."""
+    return [_spec(subset, meta_task) for meta_task in meta_tasks for subset in subsets]
+
+
 def sugarcrepe_tasks(
     name_or_path: str | Path | None = None,
     subsets: str | Sequence[str] | None = None,

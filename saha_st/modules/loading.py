@@ -20,6 +20,11 @@ from saha_st.prompts import HierarchicalPrompt
 EMBEDDED_MODELS = ("saha-tiny-base", "saha-tiny")
 """Models whose weights come with the package."""
 
+
+class NoLanguageModelError(ValueError):
+    """A checkpoint that begins with no language model, and so cannot be prompted."""
+
+
 _PROBE = "a probe"
 _HUB_ARGUMENTS = ("token", "cache_folder", "revision", "local_files_only")
 
@@ -50,6 +55,7 @@ def load_embedder(
         A plain `SentenceTransformer`, whatever is saved from it loads without this package.
 
     Raises:
+        NoLanguageModelError: A Sentence Transformer that begins with another module than `Transformer`.
         ValueError: A folder that is no checkpoint, a model without a chat template, a chat template that drops the
             prompt, or image bounds that the processor does not obey.
 
@@ -105,7 +111,7 @@ def resolve_model(model_name_or_path: str) -> str:
 def _input_module(model: SentenceTransformer, name: str) -> Transformer:
     module = model[0]
     if not isinstance(module, Transformer):
-        raise ValueError(
+        raise NoLanguageModelError(
             f"The model {name!r} begins with a {type(module).__name__} module, not with a Transformer; a hierarchical "
             "prompt needs a language model with a chat template."
         )

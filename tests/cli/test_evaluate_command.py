@@ -27,7 +27,7 @@ def test_a_table_a_chart_and_mtebs_files_come_out_and_a_second_run_only_reads(ti
     assert main(command) == 0
     printed = capsys.readouterr().out
     assert "| hit@1 (%) | org/tiny |" in printed and "| **Overall** |" in printed
-    report = out / "reports" / "org__tiny" / "mini-mmeb.md"
+    (report,) = (out / "reports" / "org__tiny").glob("*/mini-mmeb.md")
     assert str(report) in printed and report.with_suffix(".png").exists()
     files = {file: file.stat().st_mtime_ns for file in (out / "results").rglob("*") if file.is_file()}
     assert {file.name for file in files} == {
@@ -69,6 +69,7 @@ def test_tasks_of_mteb_run_by_name(tiny_mllm, tmp_path, capsys, monkeypatch):
     [
         ([], "MMEB(v2)", "Did you mean 'MMEB(v1)'"),
         (["--compare_with", "paper"], "mini-mmeb", "no published figures on 'mini-mmeb'"),
+        (["--compare_with", "./nowhere"], "mini-mmeb", "There is no model folder './nowhere'"),
         (["--limit", "0"], "mini-mmeb", "limit must be at least 1"),
         (["--image_root", "x"], "mini-mmeb", "image_root: mini-mmeb is generated"),
         (["--data_dir", "nowhere"], "MMEB(v1)", "nowhere"),

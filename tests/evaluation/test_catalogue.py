@@ -85,8 +85,30 @@ def test_mini_mmeb_is_generated_where_it_is_not_there(tmp_path: Path, monkeypatc
     assert made == [tmp_path / "mini"]
 
 
-def test_prefixes_of_task_names_are_those_of_the_tasks(tmp_path: Path):
+def test_the_names_of_tasks_are_those_of_the_benchmark(tmp_path: Path):
     for name, own in BENCHMARKS.items():
         if not own.is_generated:
             benchmark = find_benchmark(name, image_root=tmp_path if name == "SugarCrepe++" else None)
-            assert all(task.metadata.name.startswith(own.prefix) for task in benchmark.tasks)
+            assert [task.metadata.name for task in benchmark.tasks] == list(own.tasks)
+
+
+def test_the_text_only_task_of_sugarcrepe_pp_needs_no_images():
+    (task,) = find_benchmark("SugarCrepePP_swap_obj_TOT").tasks
+    assert task.metadata.modalities == ["text"]
+    with pytest.raises(ValueError, match="image_root"):
+        find_benchmark("SugarCrepePP_swap_obj_ITT")
+
+
+def test_tasks_of_several_benchmarks_are_taken_once_each_and_refused_where_they_differ():
+    lite, english = find_benchmark("MIEB(lite)").tasks, find_benchmark("MIEB(eng)").tasks
+    shared = {task.metadata.name for task in lite} & {task.metadata.name for task in english}
+    assert shared
+    names = [task.metadata.name for task in find_benchmark(["CIFAR10", "CIFAR10", "STS12"]).tasks]
+    assert names == ["CIFAR10", "STS12"]
+    with pytest.raises(ValueError, match="with other subsets or splits.*one by one"):
+        find_benchmark(["MTEB(eng, v2)", "MTEB(Multilingual, v2)"])
+
+
+def test_a_folder_without_some_of_the_subsets_is_refused_at_once(mmeb: Path):
+    with pytest.raises(ValueError, match="has no data of ImageNet-1K, N24News, .*it has .*'CIRR'"):
+        find_benchmark("MMEB(v1)", data_dir=mmeb)

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 from mocks import GRID, mock
 from mteb.benchmarks.benchmark import Benchmark
+from mteb.mocks.mock_tasks.reranking import MockAggregatedTask
+from mteb.results import TaskResult
 
 from saha_st.evaluation import Embedder, evaluate, mmeb_tasks
 from saha_st.evaluation.folders import RunFolder, find_run
-from saha_st.evaluation.scores import NO_SCORE
+from saha_st.evaluation.run import names_of
+from saha_st.evaluation.scores import NO_SCORE, TaskScore
 
 QUIET = {"show_progress_bar": False}
 SOME = ["MockRetrievalTask", "MockMultilingualClassificationTask", "MockSTSTask", "MockVisionCentricQA"]
@@ -120,6 +123,132 @@ def test_equal_vectors_are_no_score_whatever_the_task_and_stay_none_when_read_ag
         assert len(scores.warnings) == 2 and "no score" in scores.warnings[0]
 
 
+class Members(MockAggregatedTask):
+    """An aggregate of two tasks."""
+
+    metadata = MockAggregatedTask.metadata.model_copy(
+        update={"name": "Members", "tasks": [mock("MockRetrievalTask"), mock("MockSTSTask")]}
+    )
+
+
+def constant(inputs, **options) -> np.ndarray:
+    return np.full((len(inputs), 32), 0.1, dtype=np.float32)
+
+
+def test_an_aggregate_is_no_score_if_a_member_is_none_whichever_was_run_first(embedder, tmp_path: Path):
+    embedder.encode_query = embedder.encode_document = constant
+    options = {"model_name": "org/m", "revision": "1", **QUIET}
+    fresh = evaluate(embedder, [Members()], output_dir=tmp_path / "fresh", **options)
+    evaluate(embedder, [mock("MockRetrievalTask"), mock("MockSTSTask")], output_dir=tmp_path / "parts", **options)
+    after = evaluate(embedder, [Members()], output_dir=tmp_path / "parts", **options)
+    again = evaluate(embedder, [Members()], output_dir=tmp_path / "parts", **options)
+    for scores in (fresh, after, again):
+        assert scores.tasks["Members"].collapsed and NO_SCORE in scores.to_markdown()
+    names = {file.name for file in (tmp_path / "parts" / "checks" / "org__m" / "1").iterdir()}
+    assert names == {"MockRetrievalTask.json", "MockSTSTask.json"}
+
+
+def test_what_was_degenerate_before_a_kill_is_so_after_it(embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first subset collapses, the process ends in the second, another one goes on with a sound model."""
+    name, options = "MockMultilingualRetrievalTask", {"model_name": "org/m", "revision": "1", **QUIET}
+    encode = Embedder.encode
+
+    def killed(self, inputs, *, hf_subset, **kwargs):
+        if hf_subset == "fra":
+            raise KeyboardInterrupt
+        return encode(self, inputs, hf_subset=hf_subset, **kwargs)
+
+    sound = embedder.encode_query, embedder.encode_document
+    embedder.encode_query = embedder.encode_document = constant
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Embedder, "encode", killed)
+        evaluate(embedder, [mock(name)], output_dir=tmp_path, cache_folder=tmp_path / "v1", **options)
+    assert len(find_run(tmp_path).result(name).scores["val"]) == 1
+    embedder.encode_query, embedder.encode_document = sound
+    scores = evaluate(embedder, [mock(name)], output_dir=tmp_path, cache_folder=tmp_path / "v2", **options)
+    assert scores.tasks[name].collapsed and NO_SCORE in scores.to_markdown()
+    clean = evaluate(embedder, [mock(name)], output_dir=tmp_path / "clean", **options)
+    assert not clean.tasks[name].collapsed
+
+
+def test_a_quick_look_that_is_interrupted_leaves_no_cut_data_behind(embedder, mmeb: Path, tmp_path: Path):
+    tasks = [*mmeb_tasks(mmeb, "CIRR"), mock("MockRetrievalTask")]
+    for task in tasks:
+        sound = embedder.encode_query
+        embedder.encode_query = lambda inputs, **options: (_ for _ in ()).throw(KeyboardInterrupt)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(embedder, [task], limit=1, **QUIET)
+        assert not task.data_loaded and "load_data" not in task.__dict__
+        embedder.encode_query = sound
+        scores = evaluate(embedder, [task], output_dir=tmp_path, **QUIET)
+        assert next(iter(scores.tasks.values())).num_queries == {"CIRR": 20}.get(next(iter(scores.tasks)), 4)
+
+
+def test_another_way_to_compare_is_another_revision(embedder, calls, tmp_path: Path):
+    cosine = evaluate(embedder, [mock("MockRetrievalTask")], output_dir=tmp_path, **QUIET)
+    embedder.similarity_fn_name = "euclidean"
+    evaluate(embedder, [mock("MockRetrievalTask")], output_dir=tmp_path, **QUIET)
+    scores = evaluate(embedder, [mock("MockRetrievalTask"), mock("MockSTSTask")], **QUIET)
+    assert len(list((tmp_path / "results").glob("*/*"))) == 2
+    assert set(scores.tasks) == {*cosine.tasks, "MockSTSTask"}
+
+
+def test_a_full_disk_leaves_the_result_that_was_there(embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    encoder = Embedder(embedder, name="org/m", **QUIET)
+    evaluate(encoder, [mock("MockSTSTask")], output_dir=tmp_path, **QUIET)
+    folder = find_run(tmp_path).results
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    (find_run(tmp_path).checks / "MockSTSTask.json").unlink()  # so that it is run again
+
+    def full(self, path: Path) -> None:
+        path.write_text("{half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(TaskResult, "to_disk", full)
+    with pytest.raises(OSError, match="No space left"):
+        evaluate(encoder, [mock("MockSTSTask")], output_dir=tmp_path, **QUIET)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_member_of_an_aggregate_that_cannot_be_read_is_run_again(embedder, tmp_path: Path):
+    options = {"output_dir": tmp_path, "model_name": "org/m", **QUIET}
+    first = evaluate(embedder, [Members()], **options)
+    folder = find_run(tmp_path).results
+    (folder / "Members.json").unlink()
+    (folder / "MockSTSTask.json").write_text('{"half":')
+    assert evaluate(embedder, [Members()], **options) == first
+    assert json.loads((folder / "MockSTSTask.json").read_text())["task_name"] == "MockSTSTask"
+
+
+def test_a_sentence_transformer_that_is_no_language_model_is_scored_as_it_is(tmp_path: Path):
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "This": 1, "is": 2, "a": 3, "test": 4}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = SentenceTransformer(modules=[StaticEmbedding(tokenizer, embedding_dim=8)], device="cpu")
+    scores = evaluate(model, [mock("MockRetrievalTask"), mock("MockClassificationTask")], **QUIET)
+    assert set(scores.tasks) == {"MockRetrievalTask", "MockClassificationTask"}
+    with pytest.raises(ValueError, match="MockVisionCentricQA has image inputs, but local/unnamed takes only text"):
+        evaluate(model, [mock("MockVisionCentricQA")], **QUIET)
+
+
+def test_tasks_of_mmeb_go_by_their_full_names_beside_those_of_mteb_with_the_same(mmeb: Path):
+    theirs = mteb.get_task("SUN397")
+    ours = mmeb_tasks(subsets=["SUN397", "CIRR"])
+    assert names_of(ours) == ["SUN397", "CIRR"]
+    assert names_of([*ours, theirs]) == ["MMEB_SUN397", "MMEB_CIRR", "SUN397"]
+
+
+def test_guessing_at_a_correlation_is_told_from_judging():
+    def at_chance(score: float, rows: int) -> bool:
+        return TaskScore(score, "cosine_spearman", "STS", num_queries=rows, chance=0.0).is_at_chance
+
+    assert at_chance(0.15, 100) and not at_chance(0.25, 100) and not at_chance(0.15, 1000)
+
+
 def test_vectors_that_are_not_numbers_end_a_task_of_mteb_with_the_reason(embedder):
     embedder.encode_query = lambda inputs, **options: np.full((len(inputs), 32), np.nan, dtype=np.float32)
     with pytest.raises(ValueError, match=r"MockClassificationTask: .* not numbers.*bfloat16"):
@@ -146,8 +275,9 @@ def test_a_task_with_private_data_is_left_out_and_the_result_says_so(embedder, m
 
 
 def test_what_mteb_stumbles_over_is_said_with_the_name_of_the_task(embedder):
-    with pytest.raises(ValueError, match="MockSTSTask: .*length at least 2"):
-        evaluate(embedder, [mock("MockSTSTask")], limit=1, **QUIET)
+    for name, reason in {"MockSTSTask": "length at least 2", "MockPairClassificationTask": ""}.items():
+        with pytest.raises(ValueError, match=f"{name}: .*{reason}.*With --limit 1 it may have too few rows"):
+            evaluate(embedder, [mock(name)], limit=1, **QUIET)
 
 
 def test_a_score_that_is_not_a_number_is_none(embedder, tmp_path: Path):

@@ -57,6 +57,7 @@ def test_a_quick_look_is_kept_apart_and_is_no_result(embedder, mmeb: Path, tmp_p
     options = {"output_dir": tmp_path, "model_name": "org/m", **QUIET}
     quick = evaluate(embedder, mmeb_tasks(mmeb, ["CIRR", "WebQA"]), limit=3, **options)
     assert [task.num_queries for task in quick.tasks.values()] == [3, 3]
+    assert "A quick look at 3 queries or rows of each task, which is no result." in quick.to_markdown()
     with pytest.raises(ValueError, match=r"only quick looks of org/m \(limit_3\)"):
         find_run(tmp_path, model_name="org/m")
     whole = evaluate(embedder, mmeb_tasks(mmeb, ["CIRR", "WebQA"]), **options)

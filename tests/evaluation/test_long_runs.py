@@ -116,14 +116,6 @@ def test_two_processes_share_the_work_and_give_the_numbers_of_one(
         assert (find_run(tmp_path / "out").rankings / file.name).read_bytes() == file.read_bytes()
 
 
-def test_shares_are_contiguous_even_and_whole():
-    for count in (1, 2, 3, 7):
-        for length in (0, 1, 5, 20):
-            parts = [range(length)[Ranks(rank, count).share(length)] for rank in range(count)]
-            assert [item for part in parts for item in part] == list(range(length))
-            assert max(map(len, parts)) - min(map(len, parts)) <= 1
-
-
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_what_is_encoded_together_does_not_depend_on_the_number_of_processes_or_on_a_kill(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

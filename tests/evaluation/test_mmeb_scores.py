@@ -158,6 +158,27 @@ def test_all_tasks_from_the_hub_are_pinned_to_one_commit(monkeypatch: pytest.Mon
     assert loaded[0]["revision"] == "c0ffee" * 6 + "c0ff"
 
 
+def test_images_beside_rows_from_the_hub_are_part_of_the_revision(tmp_path: Path):
+    paint(tmp_path / "CIRR" / "a.png", 0)
+
+    def revision() -> str:
+        return mmeb_tasks(subsets="CIRR", image_root=tmp_path)[0].metadata.revision
+
+    first = revision()
+    assert revision() == first
+    paint(tmp_path / "CIRR" / "a.png", 1, size=(40, 40))
+    assert revision() != first
+
+
+def test_a_corrupt_parquet_file_is_named_before_anything_runs(mmeb: Path, tmp_path: Path):
+    folder = shutil.copytree(mmeb, tmp_path / "data")
+    (file,) = (folder / "CIRR").glob("*.parquet")
+    for broken in (b"no parquet", file.read_bytes()[:500]):
+        file.write_bytes(broken)
+        with pytest.raises(ValueError, match=rf"{file.name} is not an intact Parquet file .* Get it again"):
+            mmeb_tasks(folder, "CIRR")
+
+
 def test_mini_mmeb_runs_through_the_same_tasks(embedder, tmp_path: Path):
     root = write_mini_mmeb(
         tmp_path / "mini",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import subprocess
@@ -31,8 +32,7 @@ from mteb.models.model_meta import ModelMeta, ScoringFunction
 from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
 from sentence_transformers import SentenceTransformer
 
-from saha_st.evaluation import Embedder, mmeb_tasks
-from saha_st.evaluation.encoder import model_name_of
+from saha_st.evaluation import Embedder, evaluate, mmeb_tasks
 from saha_st.evaluation.submission.mteb import MTEBSubmission, mteb_submission
 from saha_st.evaluation.submission.mteb_meta import MMEB_TRAIN_TASKS, is_known_license
 from saha_st.evaluation.submission.mteb_module import as_python, import_module
@@ -74,7 +74,7 @@ def _evaluated(_embedder, mmeb: Path, tmp_path_factory: pytest.TempPathFactory) 
     root = tmp_path_factory.mktemp("evaluated")
     tasks = [*(task() for task in TASKS), MockSTSTask(), *mmeb_tasks(mmeb, "OK-VQA")]
     encoder = Embedder(_embedder, show_progress_bar=False)
-    mteb.evaluate(encoder, tasks, cache=mteb.ResultCache(root), co2_tracker=False, show_progress_bar=False)
+    evaluate(encoder, tasks, output_dir=root, show_progress_bar=False)
     return root
 
 
@@ -82,6 +82,14 @@ def _evaluated(_embedder, mmeb: Path, tmp_path_factory: pytest.TempPathFactory) 
 def evaluated(_evaluated: Path, tmp_path: Path) -> Path:
     """A copy of the run that the test may change."""
     return Path(shutil.copytree(_evaluated, tmp_path / "evaluated"))
+
+
+@pytest.fixture(scope="session")
+def saved(_embedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model that was evaluated, as a checkpoint."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "saved"
+    copy.deepcopy(_embedder).save_pretrained(str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -323,25 +331,25 @@ def test_the_mock_run_goes_through_the_module_and_tells_what_failed(submit, monk
     monkeypatch.setattr(mock_run, "ALL_MOCK_TASK_TEST_GRID", [MockSTSTask(), MockAny2AnyRetrievalI2TTask()])
     written = submit(mock_run=True)
     report = written.mock_run.read_text()
-    assert f"`{NAME}`" in report and report.count("✓ |") == 2 and not written.open_items
+    assert f"`{NAME}`" in report and report.count("✓ |") == 2 and set(written.open_items) == {"loader"}
     assert "all 2 tasks for image and text ran" in written.checklist.read_text()
     shutil.rmtree(written.module.parents[3])
     monkeypatch.setattr(mock_run, "ALL_MOCK_TASK_TEST_GRID", [MockSTSTask(), Failing()])
     written = submit(mock_run=True)
-    assert written.open_items == {"mock run, Failing": "install 'nothing'"}
+    assert written.open_items.pop("loader") and written.open_items == {"mock run, Failing": "install 'nothing'"}
     assert "- [ ] mock run, Failing: install 'nothing'" in written.checklist.read_text()
     assert "tasks for image and text ran" not in written.checklist.read_text()
 
 
 @pytest.mark.slow
-def test_every_mock_task_of_mteb_runs_through_the_module(submit):
-    written = submit(mock_run=True)
+def test_every_mock_task_of_mteb_runs_through_the_module(submit, saved: Path):
+    written = submit(mock_run=True, source=saved)
     assert not written.open_items
     assert "all 43 tasks for image and text ran" in written.checklist.read_text()
 
 
-def test_what_is_not_known_is_open_and_never_made_up(embedder, tiny_mllm: Path, evaluated: Path, tmp_path: Path):
-    written = mteb_submission(str(tiny_mllm), evaluated, tmp_path / "out", mock_run=False)
+def test_what_is_not_known_is_open_and_never_made_up(saved: Path, evaluated: Path, tmp_path: Path):
+    written = mteb_submission(str(saved), evaluated, tmp_path / "out", mock_run=False)
     fields = {
         "name",
         "revision",
@@ -362,7 +370,7 @@ def test_what_is_not_known_is_open_and_never_made_up(embedder, tiny_mllm: Path, 
         assert "  # TODO: " in line and (field == "name" or f"{field}=None," in line)
         assert f"- [ ] {field}: " in checklist
     (meta,) = [value for value in vars(import_module(written.module)).values() if isinstance(value, ModelMeta)]
-    assert meta.training_datasets is None and meta.name == model_name_of(embedder)
+    assert meta.training_datasets is None and meta.name == f"local/{saved.name}"
 
 
 def test_training_data_are_disclosed_as_stated_or_as_the_card_says(submit, embedder, tmp_path: Path):
@@ -485,7 +493,7 @@ def test_an_aggregate_is_complete_with_its_own_result_and_those_of_its_parts(
     with pytest.raises(ValueError, match="lacks 1 of 3 tasks: Aggregate"):
         submit(benchmarks=["Mock(aggregate)"])
     encoder = Embedder(embedder, show_progress_bar=False)
-    mteb.evaluate(encoder, Aggregate(), cache=mteb.ResultCache(evaluated), co2_tracker=False)
+    evaluate(encoder, [Aggregate()], output_dir=evaluated, show_progress_bar=False)
     names = {path.stem for path in submit(benchmarks=["Mock(aggregate)"]).results.glob("Mock*.json")}
     assert names == {"MockRetrievalTask", "MockSTSTask"}
     assert (tmp_path / "out" / "results" / "org__Tiny-VL.2" / COMMIT / "Aggregate.json").is_file()
@@ -509,12 +517,36 @@ def test_results_on_replaced_data_or_without_a_score_are_refused(submit, evaluat
         with pytest.raises(ValueError, match=rf"MockRetrievalTask \(val: default\) has the score {shown}"):
             submit()
     file.write_text(text)
-    checks = evaluated / "checks" / file.parent.parent.name / file.parent.name
-    checks.mkdir(parents=True)
-    (checks / file.name).write_text(json.dumps({"undefined": 0, "collapsed": True}))
+    checks = evaluated / "checks" / file.parent.parent.name / file.parent.name / file.name
+    stored = json.loads(checks.read_text())
+    next(iter(stored["vectors"].values()))["collapsed"] = True
+    checks.write_text(json.dumps(stored))
     with pytest.raises(ValueError, match="MockRetrievalTask: vectors of the run are all the same"):
         submit()
     assert {path.name for path in tmp_path.iterdir()} == {"evaluated"}
+
+
+def test_a_checkpoint_that_mteb_would_load_as_another_model_is_refused(
+    submit, saved: Path, embedder, tiny_mllm: Path, tmp_path: Path
+):
+    with pytest.raises(ValueError, match=r"gives other vectors .* differ by .* save_pretrained"):
+        submit(source=tiny_mllm)  # a plain MLLM: Sentence Transformers takes the mean of its tokens, without a prompt
+    assert "loader" not in submit(source=saved).open_items
+    shutil.rmtree(tmp_path / "out")
+    assert "loader" in submit().open_items
+    shutil.rmtree(tmp_path / "out")
+    embedder[0].max_seq_length = 100  # not in the checkpoint
+    with pytest.raises(ValueError, match="gives other vectors"):
+        submit(source=saved, results_revision=results_of(tmp_path / "evaluated").name)
+    assert refused(tmp_path)
+
+
+def test_a_score_of_which_nothing_is_known_is_refused(submit, evaluated: Path, tmp_path: Path):
+    file = results_of(evaluated) / "MockRetrievalTask.json"
+    (evaluated / "checks" / file.parent.parent.name / file.parent.name / file.name).unlink()
+    with pytest.raises(ValueError, match="MockRetrievalTask: .* is missing, which tells whether the score is one"):
+        submit()
+    assert refused(tmp_path)
 
 
 def test_results_without_their_settings_are_refused(submit, evaluated: Path, tmp_path: Path):
@@ -556,7 +588,9 @@ def test_of_two_names_for_the_same_vectors_the_one_that_is_submitted_counts(subm
     change(other / "model_meta.json", name="org/other")
     with pytest.raises(ValueError, match="results of several models"):
         submit()
-    other.parent.rename(evaluated / "results" / "org__Tiny-VL.2")
+    for part in ("results", "checks"):
+        shutil.copytree(evaluated / part / folder.parent.name, evaluated / part / "org__Tiny-VL.2")
+    shutil.rmtree(other.parent)
     change(evaluated / "results" / "org__Tiny-VL.2" / folder.name / "model_meta.json", name=NAME)
     (evaluated / "results" / "org__Tiny-VL.2" / folder.name / "MockSTSTask.json").unlink()
     assert submit(benchmarks=BENCHMARK).left_out == ("MMEB_OK-VQA",)

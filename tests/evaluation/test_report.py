@@ -12,13 +12,13 @@ from saha_st.evaluation.report import Report, published_for
 from saha_st.evaluation.scores import NO_SCORE, Scores, TaskScore
 
 
-def scores(**changes) -> Scores:
+def scores(*, limit: int | None = None, **changes) -> Scores:
     common = {"metric": "hit@1", "num_queries": 100, "chance": 0.01}
     tasks = {
         "A": TaskScore(**(common | {"score": 0.5, "meta_task": "Classification", "in_distribution": True} | changes)),
         "B": TaskScore(**(common | {"score": 0.25, "meta_task": "Grounding", "in_distribution": False})),
     }
-    return Scores(tasks)
+    return Scores(tasks, limit=limit)
 
 
 def test_the_papers_figures_stand_beside_ours_and_say_whose_they_are():
@@ -63,16 +63,33 @@ def test_a_score_at_chance_is_marked():
 
 
 def test_page_and_chart_are_written_and_a_quick_look_says_so(tmp_path: Path):
-    page, chart = Report("MMEB(v1)", {"org/m": scores(), "org/other": scores()}, limit=7, revision="abc").write(
-        tmp_path
-    )
-    assert page == tmp_path / "reports" / "org__m" / "MMEB-v1.limit-7.md"
+    columns = {"org/m": scores(limit=7), "org/other": scores(limit=7)}
+    page, chart = Report("MMEB(v1)", columns, revision="abc").write(tmp_path)
+    assert page == tmp_path / "reports" / "org__m" / "abc" / "MMEB-v1.limit-7.md"
     text = page.read_text()
     assert "A quick look at 7 queries" in text and f"]({chart.name})" in text and "`abc`" in text
     with Image.open(chart) as picture:
         assert picture.format == "PNG" and picture.width > 800
         assert len(set(picture.convert("L").resize((200, 200)).tobytes())) > 10  # something is drawn
-    assert page.with_name("MMEB-v1.md") == Report("MMEB(v1)", {"org/m": scores()}).write(tmp_path)[0]
+    whole = Report("MMEB(v1)", {"org/m": scores()}, revision="abc").write(tmp_path)[0]
+    assert whole == page.with_name("MMEB-v1.md") and "quick look" not in whole.read_text()
     assert sorted(file.name for file in page.parent.iterdir()) == sorted(
         ["MMEB-v1.md", "MMEB-v1.png", "MMEB-v1.limit-7.md", "MMEB-v1.limit-7.png"]
     )
+
+
+def test_the_chart_says_what_the_table_says(monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn: list[str] = []
+
+    def save(figure, file, **options):
+        axes = figure.axes[0]
+        drawn.extend([text.get_text() for text in axes.texts] + [axes.get_xlabel()])
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    Report("mini", {"org/m": scores(score=0.02)}).draw(io.BytesIO())
+    assert "2.0†" in drawn and any("of guessing" in text for text in drawn)
+    drawn.clear()
+    Report("mini", {"org/m": scores(collapsed=True)}).draw(io.BytesIO())
+    assert drawn.count(NO_SCORE) == 3 and "25.0" in drawn and not any("guessing" in text for text in drawn)

@@ -72,16 +72,18 @@ def benchmark(monkeypatch) -> str:
     return made.name
 
 
-def test_the_files_for_mteb_and_what_is_open(tiny_mllm, benchmark, tmp_path, capsys):
+def test_the_files_for_mteb_and_what_is_open(embedder, benchmark, tmp_path, capsys):
+    model = tmp_path / "tiny"
+    embedder.save_pretrained(str(model))
     results, out = tmp_path / "out", tmp_path / "submission"
     flags = ["--output_dir", str(results), "--quiet"]
-    assert main(["evaluate", str(tiny_mllm), "--benchmark", benchmark, "--limit", "2", *flags]) == 0
-    command = submission("mteb", tiny_mllm, results, out, "--name", "org/tiny", "--hub_revision", COMMIT)
+    assert main(["evaluate", str(model), "--benchmark", benchmark, "--limit", "2", *flags]) == 0
+    command = submission("mteb", model, results, out, "--name", "org/tiny", "--hub_revision", COMMIT)
     capsys.readouterr()
     assert main(command) == 2
     assert "only quick looks" in capsys.readouterr().err and not out.exists()
 
-    assert main(["evaluate", str(tiny_mllm), "--benchmark", benchmark, *flags]) == 0
+    assert main(["evaluate", str(model), "--benchmark", benchmark, *flags]) == 0
     capsys.readouterr()
     assert main([*command, "--no_mock_run", "--training_datasets", "--license", "mit", "--contacts", "me"]) == 0
     printed = capsys.readouterr().out

@@ -19,8 +19,8 @@ from typing import Any
 
 from sentence_transformers import SentenceTransformer
 
-from saha_st.encoding import vector_fingerprint, write_whole
-from saha_st.evaluation.encoder import model_name_of
+from saha_st.encoding import write_whole
+from saha_st.evaluation.encoder import model_name_of, results_revision
 from saha_st.evaluation.folders import RunFolder, find_run_of
 from saha_st.evaluation.metrics import mean_metrics
 from saha_st.evaluation.mmeb import HIT_AT_1
@@ -85,7 +85,7 @@ def mmeb_submission(
     """
     name = model_name or model_name_of(model)
     metadata = _metadata(model, name, url=url, release_date=release_date, backbone=backbone, data_source=data_source)
-    run = find_run_of(results_dir, revision or vector_fingerprint(model), model_name=name)
+    run = find_run_of(results_dir, revision or results_revision(model), model_name=name)
     image = {each.spec.subset: _metrics(each) for each in _read_all(run)}
     absent = {modality: dict.fromkeys(names, _NOT_EVALUATED) for modality, names in _datasets_not_evaluated().items()}
     submission = {"metadata": metadata, "metrics": {"image": image} | absent}

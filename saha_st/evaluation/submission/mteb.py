@@ -11,6 +11,8 @@ under the commit that holds it.
 
 from __future__ import annotations
 
+import itertools
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,20 +22,23 @@ from pathlib import Path
 from types import ModuleType
 
 import mteb
+import numpy as np
+import torch
 from mteb.mocks.mock_run import get_compatible_mock_tasks
 from mteb.models.model_implementations import MODEL_REGISTRY
 from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from saha_st.encoding import vector_fingerprint
-from saha_st.evaluation.encoder import model_name_of
+from saha_st.evaluation.encoder import modalities_of, model_name_of
+from saha_st.evaluation.encoder import results_revision as results_revision_of
 from saha_st.evaluation.folders import find_run_of
 from saha_st.evaluation.run import without_bars
 from saha_st.evaluation.submission.mteb_meta import MetaFields, Statements, read_fields
 from saha_st.evaluation.submission.mteb_module import FOLDER, check_meta, import_module, render, write_module
 from saha_st.evaluation.submission.mteb_results import WholeBenchmarks, whole_benchmarks, write_results
-from saha_st.modules import load_embedder
+from saha_st.modules.loading import load_embedder, resolve_model
 
 _MOCK_RUN = "mteb_mock_run_results.md"
 
@@ -66,6 +71,8 @@ def mteb_submission(
     results_dir: str | Path,
     output_dir: str | Path,
     *,
+    source: str | Path | None = None,
+    source_revision: str | None = None,
     benchmarks: Sequence[str] | None = None,
     model_name: str | None = None,
     hub_revision: str | None = None,
@@ -88,6 +95,9 @@ def mteb_submission(
         model: The model that was evaluated, or its folder or name on the Hub.
         results_dir: The folder given to `evaluate` as `output_dir`.
         output_dir: Folder to write; must be new or empty.
+        source: The folder or name on the Hub that a loaded model is from. It is loaded again as mteb will load it, and
+            has to give the same vectors.
+        source_revision: Branch, tag or commit of the source.
         benchmarks: Benchmarks of mteb that must be complete. Default: all that are.
         model_name: Its name on the Hub, `organisation/name`. Default: what it was loaded by.
         hub_revision: The commit on the Hub that holds it, 40 hexadecimal digits. Default: the one it was loaded from,
@@ -110,8 +120,8 @@ def mteb_submission(
     Raises:
         FileExistsError: `output_dir` is not empty.
         FileNotFoundError: No results of this model.
-        ValueError: An argument that mteb would not take, a benchmark that is not complete, or results that cannot be
-            handed in. Nothing is written.
+        ValueError: An argument that mteb would not take, a benchmark that is not complete, results that cannot be
+            handed in, or a source that gives other vectors. Nothing is written.
     """
     stated = Statements(
         model_name=model_name,
@@ -131,12 +141,13 @@ def mteb_submission(
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise FileExistsError(f"output_dir {str(output_dir)!r} exists and is not empty. Name a new folder.")
     if not isinstance(model, SentenceTransformer):
-        model = load_embedder(str(model))
+        source = resolve_model(str(model))
+        model = load_embedder(source, revision=source_revision)
     fields = read_fields(model, model_name_of(model), stated)
-    run = find_run_of(results_dir, results_revision or vector_fingerprint(model), model_name=fields.name)
+    run = find_run_of(results_dir, results_revision or results_revision_of(model), model_name=fields.name)
     found = whole_benchmarks(run, benchmarks)
     with _staged(output_dir) as stage:
-        written = _write(stage, model, fields, found, mock_run=mock_run)
+        written = _write(stage, model, fields, found, source=source, revision=source_revision, mock_run=mock_run)
     return replace(
         written,
         module=output_dir / written.module,
@@ -147,7 +158,14 @@ def mteb_submission(
 
 
 def _write(
-    root: Path, model: SentenceTransformer, fields: MetaFields, found: WholeBenchmarks, *, mock_run: bool
+    root: Path,
+    model: SentenceTransformer,
+    fields: MetaFields,
+    found: WholeBenchmarks,
+    *,
+    source: str | Path | None,
+    revision: str | None,
+    mock_run: bool,
 ) -> MTEBSubmission:
     """Write everything; returns paths within `root`."""
     path = write_module(root, fields)
@@ -155,6 +173,11 @@ def _write(
     meta: ModelMeta = getattr(module, fields.slug)
     check_meta(meta)
     open_items = dict(fields.open_items)
+    if source is None:
+        open_items["loader"] = "compare the vectors of the checkpoint, loaded by the module, with those evaluated"
+    else:
+        place = {"revision": revision, "device": str(model.device)}
+        model = _reloaded(module.VerbatimWrapper(str(source), **place, **meta.loader_kwargs).model, model, source)
     results = write_results(found, root, meta).relative_to(root) if fields.is_on_hub else None
     if results is None:
         open_items["results"] = "not written: they are filed under name and commit on the Hub; state both"
@@ -175,6 +198,33 @@ def _write(
     )
     (root / written.checklist).write_text(_checklist(written, fields, found, passed), encoding="utf8")
     return written
+
+
+def _reloaded(loaded: SentenceTransformer, model: SentenceTransformer, source: str | Path) -> SentenceTransformer:
+    """Return what mteb will load, if it gives the vectors of the model that was evaluated.
+
+    Raises:
+        ValueError: It does not: something that was set when the model was loaded is not in its checkpoint.
+    """
+    grey = Image.linear_gradient("L")
+    probes: list[dict] = [{"text": "a red circle"}, {"text": "two yellow stars left of a blue square " * 200}]
+    if "image" in modalities_of(model):
+        probes += [{"image": grey.resize((64, 64))}, {"image": grey.resize((1024, 768)), "text": "What is it?"}]
+    half = next(model.parameters()).dtype != torch.float32
+    for side, probe in itertools.product(("encode_query", "encode_document"), probes):
+        try:
+            wanted = getattr(model, side)([probe])
+        except ValueError:  # it takes no picture of this size
+            continue
+        found = getattr(loaded, side)([probe])
+        difference = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else math.inf
+        if not difference <= (0.02 if half else 1e-4):
+            raise ValueError(
+                f"model: {source} as mteb will load it gives other vectors than the model that was evaluated (they "
+                f"differ by {difference:.2g}). What was set at loading, such as image_tokens, max_seq_length or a "
+                "prompt, is not in the checkpoint: save the model with save_pretrained, evaluate and submit that."
+            )
+    return loaded
 
 
 def _checklist(written: MTEBSubmission, fields: MetaFields, found: WholeBenchmarks, mock_passed: int) -> str:

@@ -15,6 +15,7 @@ from mteb.benchmarks.benchmark import Benchmark
 from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
 
+from saha_st.evaluation.checks import Checks, checks_file
 from saha_st.evaluation.folders import RunFolder
 
 _SETTINGS = "run_settings.jsonl"
@@ -69,7 +70,7 @@ def whole_benchmarks(run: RunFolder, names: str | Sequence[str] | None = None) -
     results = {name: result for name, result in there.items() if name in wanted}
     for name, result in results.items():
         _check(result, wanted[name])
-        _check_vectors(run, name)
+        _check_vectors(run, wanted[name])
     _check_settings(run, results)
     private = {name for name, task in wanted.items() if not task.metadata.is_public and name not in results}
     return WholeBenchmarks(
@@ -194,12 +195,18 @@ def _check(result: TaskResult, task: AbsTask) -> None:
             )
 
 
-def _check_vectors(run: RunFolder, name: str) -> None:
+def _check_vectors(run: RunFolder, task: AbsTask) -> None:
     """Refuse a score that `evaluate` found to be none: of equal vectors, or of some that are not numbers."""
-    file = run.checks / f"{name}.json"
-    checks = json.loads(file.read_text("utf8")) if file.is_file() else {}
-    if checks.get("undefined") or checks.get("collapsed"):
-        what = "not numbers" if checks.get("undefined") else "all the same"
+    if task.is_aggregate:  # its members are checked
+        return
+    name, file = task.metadata.name, checks_file(run.checks, task.metadata.name)
+    checks = Checks.read(file)
+    if checks is None:
+        raise ValueError(
+            f"{name}: {file} is missing, which tells whether the score is one. Run `saha-st evaluate` on it again."
+        )
+    if checks.undefined or checks.collapsed:
+        what = "not numbers" if checks.undefined else "all the same"
         raise ValueError(f"{name}: vectors of the run are {what}, so its score is none ({file}). Repair the model.")
 
 
