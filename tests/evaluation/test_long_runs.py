@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -114,6 +115,20 @@ def test_two_processes_share_the_work_and_give_the_numbers_of_one(
     assert scores_in(tmp_path / "out") == scores_in(unbroken)
     for file in find_run(unbroken).rankings.iterdir():
         assert (find_run(tmp_path / "out").rankings / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_both_and_names_the_input(tiny_mllm: Path, data: Path, tmp_path: Path):
+    broken = Path(shutil.copytree(data, tmp_path / "data"))
+    (broken / "eval_images" / "pictures" / "7.png").write_bytes(b"no picture")
+    (tmp_path / "rank.py").write_text(RUN)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29672"]
+    command = [*launch, str(tmp_path / "rank.py"), *arguments(tiny_mllm, broken, tmp_path / "out")]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert finished.returncode != 0
+    assert "7.png" in finished.stderr and "MMEB_OK-VQA, query" in finished.stderr
+    assert not list((tmp_path / "out").glob("results/*/*/MMEB_OK-VQA.json"))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
