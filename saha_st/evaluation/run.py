@@ -138,18 +138,27 @@ class _Run:
 
     def _strategy(self, task: AbsTask) -> str:
         """Tell whether a task is done, begun, or to be run anew, in the words of mteb's overwrite strategies."""
-        result = None if self.cache is None else self.cache.load_task_result(task.metadata.name, self._meta)
-        if result is None:
+        if self.cache is None:
             return _GO_ON
-        if result.dataset_revision != task.metadata.revision:
-            logger.info("%s: the data have changed since the result was written; it is run again", result.task_name)
-            return _ANEW
-        files = [checks_file(self.folder.checks, leaf.metadata.name) for leaf in _leaves(task)]
-        if isinstance(task, MMEBTask):
-            files.append(rankings_file(self.folder.rankings, task.metadata.name))
-        if not all(file.exists() for file in files):
-            return _ANEW
-        return _GO_ON if not task.is_aggregate and result.get_missing_evaluations(task) else _DONE
+        name, parts = task.metadata.name, {each.metadata.name: each for each in (task, *_leaves(task))}
+        stored = {each: self.cache.load_task_result(each, self._meta) for each in parts}
+        for each, result in stored.items():
+            if result is not None and result.dataset_revision != parts[each].metadata.revision:
+                logger.info("%s: the data have changed since the result was written; it is run again", each)
+                return _ANEW
+            if result is not None and not all(file.exists() for file in self._files_beside(parts[each])):
+                return _ANEW
+        if stored[name] is None or (not task.is_aggregate and stored[name].get_missing_evaluations(task)):
+            return _GO_ON
+        return _DONE if None not in stored.values() else _GO_ON
+
+    def _files_beside(self, task: AbsTask) -> list[Path]:
+        """Return what belongs to a result of the task; an aggregate has nothing of its own."""
+        if task.is_aggregate:
+            return []
+        name = task.metadata.name
+        ranking = [rankings_file(self.folder.rankings, name)] if isinstance(task, MMEBTask) else []
+        return [checks_file(self.folder.checks, name), *ranking]
 
     @property
     def _meta(self) -> ModelMeta:

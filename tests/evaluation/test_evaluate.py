@@ -221,6 +221,16 @@ def test_a_member_of_an_aggregate_that_cannot_be_read_is_run_again(embedder, tmp
     assert json.loads((folder / "MockSTSTask.json").read_text())["task_name"] == "MockSTSTask"
 
 
+def test_members_that_were_scored_by_others_are_not_taken_on_trust(embedder, tmp_path: Path):
+    encoder = Embedder(embedder, name="org/m", **QUIET)
+    options = {"co2_tracker": False, "show_progress_bar": False}
+    mteb.evaluate(encoder, mock("MockRetrievalTask"), cache=mteb.ResultCache(tmp_path), **options)
+    file = find_run(tmp_path).results / "MockRetrievalTask.json"
+    before = file.stat().st_mtime_ns
+    scores = evaluate(encoder, [Members()], output_dir=tmp_path, **QUIET)
+    assert file.stat().st_mtime_ns != before and (find_run(tmp_path).checks / file.name).exists() and scores.tasks
+
+
 def test_a_sentence_transformer_that_is_no_language_model_is_scored_as_it_is(tmp_path: Path):
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import StaticEmbedding
