@@ -26,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("saha_st").setLevel(logging.WARNING if args.quiet else logging.INFO)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after tokenizers ran
+    # Threads that spin while they wait make a small model many times slower wherever cores are shared. Read by OpenMP
+    # when torch is imported, which nothing has done yet.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return args.run(args, extra) if args.takes_extra else args.run(args)
     except KeyboardInterrupt:

@@ -132,7 +132,7 @@ class _Run:
         if strategy == _DONE:
             result = self.folder.result(task.metadata.name)
         else:
-            logger.info("Evaluating %s", task.metadata.name)
+            logger.debug("Evaluating %s", task.metadata.name)
             result = self._run(task, strategy)
         return None if result is None else _task_score(task, result, self._checks_of(task))
 
