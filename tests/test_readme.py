@@ -23,7 +23,7 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[list[str]]:
     lines = [line.split("&&")[-1].strip() for block in blocks("bash") for line in block.splitlines()]
-    return [shlex.split(line.removeprefix("uv run --all-extras ")) for line in lines]
+    return [shlex.split(line.removeprefix("uv run --all-extras "), comments=True) for line in lines]
 
 
 @pytest.fixture

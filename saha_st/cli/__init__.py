@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return args.run(args, extra) if args.takes_extra else args.run(args)
     except KeyboardInterrupt:
-        print("saha-st: interrupted", file=sys.stderr)
+        print(f"\nsaha-st {args.command}: interrupted. {args.if_interrupted}".rstrip(), file=sys.stderr)
         return 130
     except _EXPECTED as error:
         if args.traceback:
@@ -60,7 +60,11 @@ def build_parser() -> argparse.ArgumentParser:
             parents=[common],
             formatter_class=_HelpFormatter,
         )
-        sub.set_defaults(run=command.run, takes_extra=getattr(command, "TAKES_EXTRA", False))
+        sub.set_defaults(
+            run=command.run,
+            takes_extra=getattr(command, "TAKES_EXTRA", False),
+            if_interrupted=getattr(command, "IF_INTERRUPTED", ""),
+        )
         command.add_arguments(sub)
     return parser
 

@@ -19,6 +19,7 @@ from saha_st.cli.options import add_model_arguments, load_any_model
 
 NAME = "evaluate"
 HELP = "score a model on MMEB, MIEB, ViDoRe, MTEB, SugarCrepe"
+IF_INTERRUPTED = "Start the same command again to go on."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,14 +55,13 @@ def run(args: argparse.Namespace) -> int:
     """Find the tasks, load the models, score, write the report."""
     from saha_st.evaluation import Report, find_benchmark, published_for
     from saha_st.evaluation.run import validate
-    from saha_st.modules.loading import resolve_model
     from saha_st.ranks import Ranks
 
     device = _join_processes()
     args.device = args.device or device
     models = [args.model_name_or_path, *(name for name in args.compare_with if name != _PAPER)]
     for name in models:
-        resolve_model(name)
+        _require_model(name, args.revision if name == args.model_name_or_path else None)
     benchmark = find_benchmark(
         args.benchmark,
         data_dir=args.data_dir or _place_of_generated(args),
@@ -89,6 +89,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 _PAPER = "paper"
+
+
+def _require_model(name: str, revision: str | None) -> None:
+    """See that there is such a model, before another one is scored for hours."""
+    from saha_st.data.hub import commit_of
+    from saha_st.modules.loading import not_loadable, resolve_model
+
+    source = resolve_model(name)
+    if not Path(source).exists() and commit_of(source, revision, repo_type="model") is None:
+        raise FileNotFoundError(f"{not_loadable(name)} The Hub cannot be reached, and the cache does not have it.")
 
 
 def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, Any]:

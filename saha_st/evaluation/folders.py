@@ -71,17 +71,11 @@ def as_folder_name(model_name: str) -> str:
     return model_name.replace("/", "__").replace(" ", "_")
 
 
-def find_run(output_dir: str | Path, *, model_name: str | None = None, revision: str | None = None) -> RunFolder:
-    """Find the one complete run that is meant; results of two models or revisions are never mixed.
-
-    Args:
-        output_dir: The folder given to `evaluate`.
-        model_name: The model, if the folder holds results of several.
-        revision: The revision, if it holds results of several.
+def find_runs(output_dir: str | Path) -> list[RunFolder]:
+    """Find all runs in a folder.
 
     Raises:
-        FileNotFoundError: There are no results, or none of this model and revision.
-        ValueError: There are results of several models or revisions, or only of runs with a limit.
+        FileNotFoundError: There are none.
     """
     root = Path(output_dir)
     found = [
@@ -94,6 +88,23 @@ def find_run(output_dir: str | Path, *, model_name: str | None = None, revision:
             f"{str(root)!r} holds no results (results/<model>/<revision>/<task>.json). Run `saha-st evaluate` with "
             f"--output_dir {root} first."
         )
+    return found
+
+
+def find_run(output_dir: str | Path, *, model_name: str | None = None, revision: str | None = None) -> RunFolder:
+    """Find the one complete run that is meant; results of two models or revisions are never mixed.
+
+    Args:
+        output_dir: The folder given to `evaluate`.
+        model_name: The model, if the folder holds results of several.
+        revision: The revision, if it holds results of several.
+
+    Raises:
+        FileNotFoundError: There are no results, or none of this model and revision.
+        ValueError: There are results of several models or revisions, or only of runs with a limit.
+    """
+    found = find_runs(output_dir)
+    root = Path(output_dir)
     matching = [
         run
         for run in found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ def load_embedder(
 
     Raises:
         NoLanguageModelError: A Sentence Transformer that begins with another module than `Transformer`.
+        OSError: A name that cannot be loaded from the Hub.
         ValueError: A folder that is no checkpoint, a model without a chat template, a chat template that drops the
             prompt, or image bounds that the processor does not obey.
 
@@ -65,7 +67,10 @@ def load_embedder(
         (1, 160)
     """
     path = resolve_model(model_name_or_path)
-    model = SentenceTransformer(path, device=device, **{"model_card_data": EmbedderCardData(), **kwargs})
+    try:
+        model = SentenceTransformer(path, device=device, **{"model_card_data": EmbedderCardData(), **kwargs})
+    except OSError as error:  # says neither what was looked for nor what else there is
+        raise type(error)(f"{not_loadable(model_name_or_path)} {error}") from error
     transformer = HierarchicalPromptTransformer.adopt(_input_module(model, model_name_or_path))
     hub_kwargs = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     if adapter := load_file_path(path, ADAPTER_FILE, **hub_kwargs):
@@ -106,6 +111,13 @@ def resolve_model(model_name_or_path: str) -> str:
             f"embedded {', '.join(EMBEDDED_MODELS)}."
         )
     return name
+
+
+def not_loadable(name: str) -> str:
+    """Return how to say that a model cannot be loaded, with what may have been meant."""
+    close = difflib.get_close_matches(str(name), EMBEDDED_MODELS, n=1, cutoff=0.6)
+    hint = f"Did you mean {close[0]!r}?" if close else f"Embedded models are {' and '.join(EMBEDDED_MODELS)}."
+    return f"The model {str(name)!r} is no folder here, and could not be loaded from the Hub. {hint}"
 
 
 def _input_module(model: SentenceTransformer, name: str) -> Transformer:

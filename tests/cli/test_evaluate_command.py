@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,15 @@ def test_a_table_a_chart_and_mtebs_files_come_out_and_a_second_run_only_reads(ti
     assert {file: file.stat().st_mtime_ns for file in files} == files
 
 
+def test_an_interrupted_run_says_how_to_go_on(tiny_mllm, mini, tmp_path, capsys, monkeypatch):
+    def interrupt(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("saha_st.evaluation.run.mteb.evaluate", interrupt)
+    assert main(evaluate(tiny_mllm, "--data_dir", str(mini), "--output_dir", str(tmp_path))) == 130
+    assert "saha-st evaluate: interrupted. Start the same command again to go on." in capsys.readouterr().err
+
+
 def test_two_models_side_by_side_and_a_quick_look(tiny_mllm, mini, tmp_path, capsys):
     out = tmp_path / "out"
     command = evaluate(tiny_mllm, "--data_dir", str(mini), "--output_dir", str(out), "--limit", "3")
@@ -67,8 +77,13 @@ def test_tasks_of_mteb_run_by_name(tiny_mllm, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "benchmark", "message"),
     [
-        ([], "MMEB(v2)", "Did you mean 'MMEB(v1)'"),
+        ([], "MMEB(v2)", r"Did you mean 'MMEB\(v1\)'"),
         (["--compare_with", "paper"], "mini-mmeb", "no published figures on 'mini-mmeb'"),
+        (
+            ["--compare_with", "saha-tyny"],
+            "mini-mmeb",
+            "'saha-tyny' is no folder here.*Did you mean 'saha-tiny'",
+        ),
         (["--compare_with", "./nowhere"], "mini-mmeb", "There is no model folder './nowhere'"),
         (["--limit", "0"], "mini-mmeb", "limit must be at least 1"),
         (["--image_root", "x"], "mini-mmeb", "image_root: mini-mmeb is generated"),
@@ -80,5 +95,5 @@ def test_a_mistake_is_named_before_the_model_is_run(flags, benchmark, message, t
     command = evaluate(tiny_mllm, *place, "--output_dir", str(tmp_path / "out"), *flags, benchmark=benchmark)
     assert main(command) == 2
     error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
+    assert re.search(message, error) and "Traceback" not in error
     assert not (tmp_path / "out" / "results").exists()

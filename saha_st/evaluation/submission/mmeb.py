@@ -84,9 +84,9 @@ def mmeb_submission(
             revisions of the data or only quick looks, some are no scores, or rankings do not belong to them.
     """
     name = model_name or model_name_of(model)
-    metadata = _metadata(model, name, url=url, release_date=release_date, backbone=backbone, data_source=data_source)
     run = find_run_of(results_dir, revision or results_revision(model), model_name=name)
     image = {each.spec.subset: _metrics(each) for each in _read_all(run)}
+    metadata = _metadata(model, name, url=url, release_date=release_date, backbone=backbone, data_source=data_source)
     absent = {modality: dict.fromkeys(names, _NOT_EVALUATED) for modality, names in _datasets_not_evaluated().items()}
     submission = {"metadata": metadata, "metrics": {"image": image} | absent}
     validate_mmeb_submission(submission)

@@ -65,7 +65,9 @@ def whole_benchmarks(run: RunFolder, names: str | Sequence[str] | None = None) -
                     f"benchmarks: no task of {benchmark.name} is public; mteb's maintainers run them all."
                 )
             if missing := _missing(benchmark, there):
-                raise ValueError(f"benchmarks: {_incomplete(benchmark, missing)} Evaluate what is missing.")
+                raise ValueError(
+                    f"benchmarks: {_incomplete(benchmark, missing)} Run `saha-st evaluate` on it into the same folder."
+                )
     wanted = {task.metadata.name: task for benchmark in benchmarks for task in _tasks(benchmark)}
     results = {name: result for name, result in there.items() if name in wanted}
     for name, result in results.items():
@@ -116,7 +118,7 @@ def _benchmark(name: str) -> Benchmark:
     try:
         return mteb.get_benchmark(name)
     except KeyError as error:
-        raise ValueError(f"benchmarks: mteb {mteb.__version__} has no {name!r}. {error.args[0]}") from None
+        raise ValueError(f"benchmarks: mteb {mteb.__version__} has none of this name. {error.args[0]}") from None
 
 
 def _complete(there: Mapping[str, TaskResult]) -> list[Benchmark]:
@@ -132,7 +134,8 @@ def _complete(there: Mapping[str, TaskResult]) -> list[Benchmark]:
     best = max(shares.values(), default=0)
     if best == 0:
         raise ValueError(
-            f"No benchmark of mteb is complete, and of none is a whole task there; the run has {sorted(there)}."
+            "The run has no results of any benchmark of mteb's leaderboards, but of these tasks: "
+            f"{', '.join(sorted(there))}. Run `saha-st evaluate` on one of them."
         )
     nearest = [name for name, share in shares.items() if share == best][:_NAMED]
     raise ValueError(
@@ -143,7 +146,8 @@ def _complete(there: Mapping[str, TaskResult]) -> list[Benchmark]:
 
 def _incomplete(benchmark: Benchmark, missing: Sequence[str]) -> str:
     total = len(_public(benchmark))
-    return f"{benchmark.name} lacks {len(missing)} of {total} tasks: {', '.join(missing)}."
+    counted = " (the parts of tasks counted)" if total > len(benchmark.tasks) else ""
+    return f"{benchmark.name} lacks {len(missing)} of {total} tasks{counted}: {', '.join(missing)}."
 
 
 def _missing(benchmark: Benchmark, there: Mapping[str, TaskResult]) -> list[str]:
