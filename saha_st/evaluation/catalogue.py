@@ -159,10 +159,14 @@ _ARGUMENT = {"data_dir": "name_or_path", "data_revision": "revision"}
 
 
 def _unknown(name: str, known: Sequence[str]) -> str:
-    """Say which names come close: those that begin alike, then those spelled alike, whatever the case."""
+    close = close_names(name, known)
+    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Benchmarks of ours are {list(BENCHMARKS)}."
+    return f"benchmark: there is no benchmark or task {name!r}. {hint}"
+
+
+def close_names(name: str, known: Sequence[str]) -> list[str]:
+    """Return up to three names that come close: those that begin alike, then those spelled alike, in any case."""
     spelled = {each.lower(): each for each in known}
     close = [each for each in spelled if each.startswith(name.lower())]
     close += difflib.get_close_matches(name.lower(), spelled, n=3, cutoff=0.5)
-    found = [repr(spelled[each]) for each in dict.fromkeys(close)][:3]
-    hint = f"Did you mean {' or '.join(found)}?" if found else f"Benchmarks of ours are {list(BENCHMARKS)}."
-    return f"benchmark: there is no benchmark or task {name!r}. {hint}"
+    return [spelled[each] for each in dict.fromkeys(close)][:3]

@@ -15,6 +15,7 @@ from mteb.benchmarks.benchmark import Benchmark
 from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
 
+from saha_st.evaluation.catalogue import close_names
 from saha_st.evaluation.checks import Checks, checks_file
 from saha_st.evaluation.folders import RunFolder
 
@@ -117,8 +118,10 @@ def _read(run: RunFolder) -> dict[str, TaskResult]:
 def _benchmark(name: str) -> Benchmark:
     try:
         return mteb.get_benchmark(name)
-    except KeyError as error:
-        raise ValueError(f"benchmarks: mteb {mteb.__version__} has none of this name. {error.args[0]}") from None
+    except KeyError:
+        close = close_names(name, [each.name for each in mteb.get_benchmarks()])
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ValueError(f"benchmarks: mteb {mteb.__version__} has no {name!r}.{hint}") from None
 
 
 def _complete(there: Mapping[str, TaskResult]) -> list[Benchmark]:
