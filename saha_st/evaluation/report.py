@@ -64,7 +64,7 @@ class Report:
     @property
     def table(self) -> str:
         """The means, and every task, in percent."""
-        others = {f"{each.label} (published, not measured here)": each.scores for each in self.published}
+        others = {f"{each.label} (the paper's, not measured here)": each.scores for each in self.published}
         return comparison_table(self.columns, published=others, tasks=True)
 
     @property
@@ -140,8 +140,8 @@ class _Bars:
     def draw(self, axes: Any, index: int, count: int) -> None:
         height = 1 / (count + 1)
         places = [place + (index - (count - 1) / 2) * height for place in range(len(self.widths))]
-        colour = {"color": _COLOURS[index % len(_COLOURS)]}
-        style = {"hatch": "///", "fill": False, "edgecolor": "#666666"} if self.is_published else colour
+        colour = _COLOURS[index % len(_COLOURS)]
+        style = {"hatch": "///", "fill": False, "edgecolor": colour} if self.is_published else {"color": colour}
         bars = axes.barh(places, self.widths, height=height * 0.9, label=self.label, **style)
         axes.bar_label(bars, self.texts, padding=3, fontsize=8)
 
@@ -159,4 +159,4 @@ def _measured(label: str, scores: Scores, means: Sequence[str]) -> _Bars:
 def _published(each: Published, means: Sequence[str]) -> _Bars:
     values = [each.scores.get(mean) for mean in means]
     texts = ["" if value is None else f"{value:.1f}" for value in values]
-    return _Bars(f"{each.label} (published)", [value or 0.0 for value in values], texts, is_published=True)
+    return _Bars(f"{each.label} (the paper's)", [value or 0.0 for value in values], texts, is_published=True)

@@ -26,7 +26,7 @@ def test_the_papers_figures_stand_beside_ours_and_say_whose_they_are():
     assert [each.scores["Overall"] for each in published] == [43.3, 67.1, 72.4]
     report = Report("MMEB(v1)", {"org/m": scores()}, published, revision="abc")
     header, _, *rows = report.table.splitlines()
-    assert header.count("published, not measured here") == 3
+    assert header.count("the paper's, not measured here") == 3
     assert rows[0].startswith("| A | 50.0 | – | – | – |")
     assert "| **Overall** | **37.5** | **43.3** | **67.1** | **72.4** |" in rows
     assert "| Grounding | 25.0 | 52.6 | – | – |" in rows
