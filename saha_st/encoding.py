@@ -287,7 +287,10 @@ def _adapters(configs: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: _without_origin(config.to_dict()) for name, config in (configs or {}).items()}
 
 
-_ORIGIN = {"_name_or_path", "_commit_hash", "base_model_name_or_path", "architectures", "transformers_version"}
+_ORIGIN = {
+    *("_name_or_path", "_commit_hash", "architectures", "transformers_version"),
+    *("base_model_name_or_path", "revision", "peft_version", "inference_mode"),  # of adapters
+}
 
 
 def _without_origin(settings: Any) -> Any:

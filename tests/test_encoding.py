@@ -106,6 +106,7 @@ def test_a_checkpoint_has_one_fingerprint_wherever_it_lies_and_so_has_its_adapte
     adapted = vector_fingerprint(models[0])
     assert adapted != vector_fingerprint(models[1])
     models[0].save_pretrained(str(tmp_path / "adapter"))
+    assert vector_fingerprint(load_embedder(str(tmp_path / "adapter"), device="cpu")) == adapted
     shutil.copytree(tmp_path / "adapter", tmp_path / "moved")
     moved = [load_embedder(str(tmp_path / name), device="cpu") for name in ("adapter", "moved")]
     assert vector_fingerprint(moved[0]) == vector_fingerprint(moved[1])

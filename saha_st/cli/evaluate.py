@@ -11,6 +11,7 @@ it stopped, inside a task too; one process per GPU gives the same numbers as one
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from saha_st.evaluation.run import validate
     from saha_st.ranks import Ranks
 
+    logging.getLogger("saha_st.evaluation.run").setLevel(logging.ERROR)  # its warnings stand above the table
     device = _join_processes()
     args.device = args.device or device
     models = [args.model_name_or_path, *(name for name in args.compare_with if name != _PAPER)]
@@ -97,8 +99,14 @@ def _require_model(name: str, revision: str | None) -> None:
     from saha_st.modules.loading import not_loadable, resolve_model
 
     source = resolve_model(name)
-    if not Path(source).exists() and commit_of(source, revision, repo_type="model") is None:
-        raise FileNotFoundError(f"{not_loadable(name)} The Hub cannot be reached, and the cache does not have it.")
+    if Path(source).exists():
+        return
+    try:
+        commit = commit_of(source, revision, repo_type="model")
+    except OSError as error:
+        raise OSError(f"{not_loadable(name)} {error}") from error
+    if commit is None:
+        raise OSError(f"{not_loadable(name)} The Hub cannot be reached, and the cache does not have it.")
 
 
 def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, Any]:

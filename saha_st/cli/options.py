@@ -43,8 +43,13 @@ def load_any_model(args: argparse.Namespace) -> Any:
     try:
         return load_model(args)
     except NoLanguageModelError:
+        if args.image_tokens or args.max_seq_length:
+            raise ValueError(
+                f"--image_tokens, --max_seq_length: {args.model_name_or_path!r} is no language model; leave them out."
+            ) from None
+        options = {"model_kwargs": {"dtype": args.dtype}} if args.dtype else {}
         source = resolve_model(args.model_name_or_path)
-        return SentenceTransformer(source, device=args.device, revision=args.revision)
+        return SentenceTransformer(source, device=args.device, revision=args.revision, **options)
 
 
 def add_pairs_arguments(parser: argparse.ArgumentParser) -> None:

@@ -108,6 +108,7 @@ def _mteb(args: argparse.Namespace) -> int:
 
 def _mmeb(args: argparse.Namespace) -> int:
     from saha_st.evaluation import mmeb_submission, mmeb_submission_steps
+    from saha_st.modules.loading import resolve_model
 
     file = mmeb_submission(
         load_model(args),
@@ -115,6 +116,7 @@ def _mmeb(args: argparse.Namespace) -> int:
         args.out,
         model_name=args.name,
         revision=args.results_revision,
+        source=resolve_model(args.model_name_or_path),
         **_given(args, "url release_date backbone data_source"),
     )
     print(f"Wrote {file}. Next:\n\n{mmeb_submission_steps(file)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,45 +16,38 @@ from mteb.abstasks.zeroshot_classification import AbsTaskZeroShotClassification
 from saha_st.evaluation.limits import splits_of
 
 
-def chance_of(task: AbsTask) -> tuple[float | None, int | None]:
+def chances_of(task: AbsTask) -> dict[str, tuple[float | None, int | None]]:
     """Return the expected main score of a model that guesses, and the number of queries or rows.
 
     Args:
         task: A task whose data are loaded.
 
     Returns:
-        `None` for the first where we know no formula: clustering, and metrics other than the usual ones.
+        Both for each split and subset, by their names in checks. The first is `None` where we know no formula:
+        clustering, and metrics other than the usual ones.
     """
+    return {name: _chance(task, data) for name, data in splits_of(task)}
+
+
+def _chance(task: AbsTask, data: Any) -> tuple[float | None, int | None]:
+    metric = task.metadata.main_score
     try:
-        found = list(_splits(task))
+        if isinstance(task, AbsTaskRetrieval):
+            return _retrieval(data, metric), len(data["relevant_docs"])
+        if isinstance(task, AbsTaskZeroShotClassification):
+            return _share(metric, len(task.get_candidate_labels())), len(data)
+        if isinstance(task, AbsTaskImageTextPairClassification):
+            return _pairing(task, metric), len(data)
+        if isinstance(task, AbsTaskSTS):
+            return (0.0 if "spearman" in metric or "pearson" in metric else None), len(data)
+        if isinstance(task, AbsTaskPairClassification):
+            labels = _flat(data[task.label_column_name])
+            return (float(np.mean(labels)) if metric.endswith("_ap") else None), len(labels)
+        if type(task)._evaluate_subset is AbsTaskClassification._evaluate_subset:
+            return _share(metric, len({str(label) for label in data[task.label_column_name]})), len(data)
+        return None, len(data)
     except (AttributeError, KeyError, TypeError):  # data in a form of the task's own: a score without a yardstick
         return None, None
-    if not found:
-        return None, None
-    counts = sum(count for _, count in found)
-    chances = [chance for chance, _ in found]
-    return (None if None in chances else float(np.mean(chances))), counts
-
-
-def _splits(task: AbsTask) -> Iterator[tuple[float | None, int]]:
-    """Yield chance and number of queries or rows of every split and subset."""
-    metric = task.metadata.main_score
-    for data in splits_of(task):
-        if isinstance(task, AbsTaskRetrieval):
-            yield _retrieval(data, metric), len(data["relevant_docs"])
-        elif isinstance(task, AbsTaskZeroShotClassification):
-            yield _share(metric, len(task.get_candidate_labels())), len(data)
-        elif isinstance(task, AbsTaskImageTextPairClassification):
-            yield _pairing(task, metric), len(data)
-        elif isinstance(task, AbsTaskSTS):
-            yield (0.0 if "spearman" in metric or "pearson" in metric else None), len(data)
-        elif isinstance(task, AbsTaskPairClassification):
-            labels = _flat(data[task.label_column_name])
-            yield (float(np.mean(labels)) if metric.endswith("_ap") else None), len(labels)
-        elif type(task)._evaluate_subset is AbsTaskClassification._evaluate_subset:
-            yield _share(metric, len({str(label) for label in data[task.label_column_name]})), len(data)
-        else:
-            yield None, len(data)
 
 
 def _share(metric: str, choices: int) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,18 +20,22 @@ _SAME = 1e-6  # what batches of other lengths make of equal inputs in float32 is
 
 
 @dataclass
-class VectorCheck:
-    """What the vectors of a subset say about its score: whatever is computed from equal vectors is none.
+class SubsetCheck:
+    """What is known of a subset in a split: whatever is computed from equal vectors is no score.
 
     Attributes:
         inputs: Number of distinct inputs.
         undefined: How many of their vectors hold something that is not a number.
         collapsed: Whether one side of the task has several inputs, all with the same vector.
+        chance: The score of guessing, `None` where it is not known.
+        rows: Number of queries or rows that are scored.
     """
 
     inputs: int = 0
     undefined: int = 0
     collapsed: bool = False
+    chance: float | None = None
+    rows: int | None = None
 
     def add(self, vectors: np.ndarray) -> None:
         """Look at the vectors of distinct inputs, shape (inputs, dim)."""
@@ -47,51 +51,56 @@ class Checks:
     """What is known of a task.
 
     Attributes:
-        chance: The score of guessing, `None` where it is not known.
-        rows: Number of queries or rows that are scored.
-        vectors: By split and subset.
+        subsets: By split and subset, under the names that `subset_key` gives.
     """
 
-    chance: float | None = None
-    rows: int | None = None
-    vectors: dict[str, VectorCheck] = field(default_factory=dict)
+    subsets: Mapping[str, SubsetCheck] = field(default_factory=dict)
 
     @property
     def undefined(self) -> float:
         """Share of inputs whose vectors hold something that is not a number."""
-        inputs = sum(each.inputs for each in self.vectors.values())
-        return sum(each.undefined for each in self.vectors.values()) / max(inputs, 1)
+        inputs = sum(each.inputs for each in self.subsets.values())
+        return sum(each.undefined for each in self.subsets.values()) / max(inputs, 1)
 
     @property
     def collapsed(self) -> bool:
         """Whether all inputs of a side got the same vector, in any subset."""
-        return any(each.collapsed for each in self.vectors.values())
+        return any(each.collapsed for each in self.subsets.values())
 
-    @classmethod
-    def together(cls, members: Iterable[Checks]) -> Checks:
-        """Return what is known of an aggregate of tasks: for its score there is no chance."""
-        members = list(members)
-        if len(members) == 1:
-            return members[0]
-        named = [
-            (f"{number} {name}", each) for number, one in enumerate(members) for name, each in one.vectors.items()
-        ]
-        return cls(vectors=dict(named))
+    @property
+    def chance(self) -> float | None:
+        """The score of guessing: the mean over the subsets, as the score is."""
+        chances = [each.chance for each in self.subsets.values()]
+        return None if not chances or None in chances else sum(chances) / len(chances)
+
+    @property
+    def rows(self) -> int | None:
+        """Number of queries or rows in all subsets, `None` if it is not known of all."""
+        rows = [each.rows for each in self.subsets.values()]
+        return None if None in rows else sum(rows)
+
+    def of(self, keys: Iterable[str]) -> Checks:
+        """Return what is known of some subsets; of a task that encodes all at once under other names, everything."""
+        found = {key: self.subsets[key] for key in keys if key in self.subsets}
+        return Checks(found or self.subsets)
 
     @classmethod
     def read(cls, file: Path) -> Checks | None:
         """Read what `write` has written, `None` if there is nothing."""
         if not file.is_file():
             return None
-        stored = json.loads(file.read_text(encoding="utf8"))
-        vectors = {name: VectorCheck(**each) for name, each in stored.pop("vectors").items()}
-        return cls(**stored, vectors=vectors)
+        return cls({key: SubsetCheck(**each) for key, each in json.loads(file.read_text(encoding="utf8")).items()})
 
     def write(self, file: Path) -> None:
         """Write a file, whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        blob = json.dumps(dataclasses.asdict(self), indent=1).encode()
+        blob = json.dumps({key: dataclasses.asdict(each) for key, each in self.subsets.items()}, indent=1).encode()
         write_whole(file, lambda handle: handle.write(blob))
+
+
+def subset_key(split: str, subset: str) -> str:
+    """Return the name of a subset in a split."""
+    return f"{split} {subset}"
 
 
 def checks_file(folder: Path, task_name: str) -> Path:

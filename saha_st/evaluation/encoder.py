@@ -29,7 +29,7 @@ from saha_st.encoding import (
     vector_fingerprint,
     weights_digest,
 )
-from saha_st.evaluation.checks import VectorCheck
+from saha_st.evaluation.checks import SubsetCheck, subset_key
 from saha_st.evaluation.inputs import inputs_of
 from saha_st.evaluation.mmeb import UNDEFINED
 from saha_st.prompts import HierarchicalPrompt
@@ -57,7 +57,7 @@ class Embedder(AbsEncoder):
         show_progress_bar: Show a bar for each side of each task.
 
     Attributes:
-        vectors_of: By task, split and subset that were encoded, what tells whether the vectors are worth scoring.
+        vectors_of: By task, and by split and subset, what tells whether the vectors are worth scoring.
 
     Raises:
         ValueError: Several processes without a `cache_folder`, or with different models.
@@ -87,7 +87,7 @@ class Embedder(AbsEncoder):
                 f"model: the processes have loaded different ones, whose vectors cannot be shared: {found}."
             )
         self.mteb_model_meta = _model_meta(model, name or model_name_of(model), revision)
-        self.vectors_of: dict[tuple[str, str, str], VectorCheck] = {}
+        self.vectors_of: dict[str, dict[str, SubsetCheck]] = {}
         self._cache_folder = cache_folder
         self._show_progress_bar = show_progress_bar
         self._stores: dict[tuple[Task, str | None], VectorStore] = {}
@@ -129,7 +129,8 @@ class Embedder(AbsEncoder):
             ranks=self._ranks,
         )
         vectors = store.get(distinct.keys)
-        self.vectors_of.setdefault((task_metadata.name, hf_split, hf_subset), VectorCheck()).add(vectors)
+        seen = self.vectors_of.setdefault(task_metadata.name, {})
+        seen.setdefault(subset_key(hf_split, hf_subset), SubsetCheck()).add(vectors)
         return vectors[distinct.index_of_row]
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> torch.Tensor:

@@ -10,6 +10,8 @@ from datasets import Dataset
 from mteb.abstasks import AbsTaskRetrieval
 from mteb.abstasks.abstask import AbsTask
 
+from saha_st.evaluation.checks import subset_key
+
 _DISTRACTORS = 10
 """Documents that a limited corpus keeps for each query, beside those that its queries name."""
 
@@ -26,7 +28,7 @@ def keep_rows(task: AbsTask, limit: int) -> None:
         task: A task whose data are loaded.
         limit: Queries, or rows, to keep of each split and subset.
     """
-    for splits, split in _places(task):
+    for _, splits, split in _places(task):
         data = splits[split]
         if isinstance(task, AbsTaskRetrieval):
             splits[split] = _cut_retrieval(data, limit)
@@ -37,21 +39,21 @@ def keep_rows(task: AbsTask, limit: int) -> None:
             splits[split] = {name: [column[row] for row in chosen] for name, column in data.items()}
 
 
-def splits_of(task: AbsTask) -> Iterator[Any]:
-    """Yield the loaded data of every split and subset that is scored."""
-    for splits, split in _places(task):
-        yield splits[split]
+def splits_of(task: AbsTask) -> Iterator[tuple[str, Any]]:
+    """Yield the loaded data of every split and subset that is scored, with its name in checks."""
+    for subset, splits, split in _places(task):
+        yield subset_key(split, subset), splits[split]
 
 
-def _places(task: AbsTask) -> Iterator[tuple[MutableMapping[str, Any], str]]:
-    """Yield where the data of each split and subset are kept: the mapping and the key."""
+def _places(task: AbsTask) -> Iterator[tuple[str, MutableMapping[str, Any], str]]:
+    """Yield where the data of each subset and split are kept: the subset, the mapping, and the split as its key."""
     if isinstance(task, AbsTaskRetrieval):
         task.convert_v1_dataset_format_to_v2(num_proc=None)
     for subset in task.hf_subsets or ["default"]:
         splits = task.dataset[subset] if subset in task.dataset else task.dataset
         for split in task.eval_splits:
             if split in splits:
-                yield splits, split
+                yield subset, splits, split
 
 
 def _draw(rows: int, limit: int) -> list[int]:

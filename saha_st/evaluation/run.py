@@ -11,11 +11,13 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import datasets
 import mteb
+from mteb.abstasks import AbsTaskBitextMining
 from mteb.abstasks.abstask import AbsTask
 from mteb.benchmarks.benchmark import Benchmark, BenchmarkAggregation
 from mteb.models.model_meta import ModelMeta
@@ -23,8 +25,8 @@ from mteb.results import TaskResult
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from saha_st.evaluation.chance import chance_of
-from saha_st.evaluation.checks import Checks, checks_file
+from saha_st.evaluation.chance import chances_of
+from saha_st.evaluation.checks import Checks, checks_file, subset_key
 from saha_st.evaluation.encoder import Embedder
 from saha_st.evaluation.folders import RunFolder
 from saha_st.evaluation.limits import keep_rows
@@ -119,7 +121,7 @@ class _Run:
         self.encoder, self.limit, self.num_proc = encoder, limit, num_proc
         self.encode_kwargs = {"batch_size": batch_size, "show_progress_bar": False}
         self.ranks = Ranks.current()
-        self.chances: dict[str, tuple[float | None, int | None]] = {}
+        self.chances: dict[str, dict[str, tuple[float | None, int | None]]] = {}
         self.folder, self.cache = None, None
         if output_dir is not None:
             self.folder = RunFolder(Path(output_dir), meta.name, meta.revision, limit)
@@ -128,6 +130,8 @@ class _Run:
 
     def score(self, task: AbsTask) -> TaskScore | None:
         """Return the score of a task, from disk if it is there; `None` if its data are not public."""
+        if task.is_aggregate and self.cache is not None:
+            return self._score_aggregate(task)
         strategy = self.ranks.gather(self._strategy(task))[0]  # the first process decides: it alone writes
         if strategy == _DONE:
             result = self.folder.result(task.metadata.name)
@@ -136,29 +140,33 @@ class _Run:
             result = self._run(task, strategy)
         return None if result is None else _task_score(task, result, self._checks_of(task))
 
+    def _score_aggregate(self, task: AbsTask) -> TaskScore | None:
+        """Score the members, each by itself, and combine them anew: that costs nothing, and is never out of date."""
+        for member in task.metadata.tasks:
+            self.score(member)
+        self.cache.not_read.add(task.metadata.name)
+        self.ranks.gather(None)  # until the first process has written the last member, which the others read
+        result = self._run(task, _GO_ON)
+        return None if result is None else _task_score(task, result, self._checks_of(task))
+
     def _strategy(self, task: AbsTask) -> str:
         """Tell whether a task is done, begun, or to be run anew, in the words of mteb's overwrite strategies."""
-        if self.cache is None:
-            return _GO_ON
-        name, parts = task.metadata.name, {each.metadata.name: each for each in (task, *_leaves(task))}
-        stored = {each: self.cache.load_task_result(each, self._meta) for each in parts}
-        for each, result in stored.items():
-            if result is not None and result.dataset_revision != parts[each].metadata.revision:
-                logger.info("%s: the data have changed since the result was written; it is run again", each)
-                return _ANEW
-            if result is not None and not all(file.exists() for file in self._files_beside(parts[each])):
-                return _ANEW
-        if stored[name] is None or (not task.is_aggregate and stored[name].get_missing_evaluations(task)):
-            return _GO_ON
-        return _DONE if None not in stored.values() else _GO_ON
-
-    def _files_beside(self, task: AbsTask) -> list[Path]:
-        """Return what belongs to a result of the task; an aggregate has nothing of its own."""
-        if task.is_aggregate:
-            return []
         name = task.metadata.name
-        ranking = [rankings_file(self.folder.rankings, name)] if isinstance(task, MMEBTask) else []
-        return [checks_file(self.folder.checks, name), *ranking]
+        result = None if self.cache is None else self.cache.load_task_result(name, self._meta)
+        if result is None:
+            return _GO_ON
+        if result.dataset_revision != task.metadata.revision:
+            logger.info("%s: the data have changed since the result was written; it is run again", name)
+            return _ANEW
+        if isinstance(task, MMEBTask) and not rankings_file(self.folder.rankings, name).exists():
+            return _ANEW
+        checks = Checks.read(checks_file(self.folder.checks, name)) or Checks()
+        scored = {subset_key(split, each["hf_subset"]) for split, found in result.scores.items() for each in found}
+        # Tasks that encode all subsets at once do so under a name of their own.
+        known = scored & set(_keys(task)) <= set(checks.subsets) or isinstance(task, AbsTaskBitextMining)
+        if not checks.subsets or not known:
+            return _ANEW
+        return _GO_ON if result.get_missing_evaluations(task) else _DONE
 
     @property
     def _meta(self) -> ModelMeta:
@@ -188,18 +196,25 @@ class _Run:
 
     def _checks_of(self, task: AbsTask) -> Checks:
         """Return what is known of a task, of earlier runs as of this one; of an aggregate, of its members."""
-        return Checks.together(self._checks_of_leaf(leaf.metadata.name) for leaf in _leaves(task))
+        if not task.is_aggregate:
+            return self._all_checks(task.metadata.name).of(_keys(task))
+        found = {leaf.metadata.name: self._checks_of(leaf) for leaf in _leaves(task)}
+        return Checks(
+            {f"{name} {key}": each for name, checks in found.items() for key, each in checks.subsets.items()}
+        )
 
-    def _checks_of_leaf(self, name: str) -> Checks:
+    def _all_checks(self, name: str) -> Checks:
         stored = None if self.folder is None else Checks.read(checks_file(self.folder.checks, name))
-        stored = stored or Checks()
-        seen = {f"{at[1]} {at[2]}": check for at, check in self.encoder.vectors_of.items() if at[0] == name}
-        chance, rows = self.chances.get(name, (stored.chance, stored.rows))
-        return Checks(chance, rows, stored.vectors | seen)
+        found = dict(stored.subsets) if stored is not None else {}
+        chances = self.chances.get(name, {})
+        for key, seen in self.encoder.vectors_of.get(name, {}).items():
+            chance, rows = chances.get(key, (None, None))
+            found[key] = replace(seen, chance=chance, rows=rows)
+        return Checks(found)
 
     def _write_checks(self, name: str) -> None:
         if name in self.chances:  # an aggregate has none of its own
-            self._checks_of_leaf(name).write(checks_file(self.folder.checks, name))
+            self._all_checks(name).write(checks_file(self.folder.checks, name))
 
     @contextmanager
     def _watching(self, task: AbsTask) -> Iterator[None]:
@@ -229,7 +244,7 @@ class _Run:
     def _look(self, task: AbsTask) -> None:
         if self.limit is not None:
             keep_rows(task, self.limit)
-        self.chances[task.metadata.name] = chance_of(task)
+        self.chances[task.metadata.name] = chances_of(task)
 
     @contextmanager
     def _explained(self, task: AbsTask) -> Iterator[None]:
@@ -291,6 +306,11 @@ def _limited(encoder: Embedder, limit: int | None) -> Embedder:
 def _leaves(task: AbsTask) -> list[AbsTask]:
     """Return the tasks that have data: an aggregate's members, or the task itself."""
     return [leaf for each in task.metadata.tasks for leaf in _leaves(each)] if task.is_aggregate else [task]
+
+
+def _keys(task: AbsTask) -> list[str]:
+    """Return the names, in checks, of the subsets that the task asks for."""
+    return [subset_key(split, subset) for split in task.eval_splits for subset in task.hf_subsets or ["default"]]
 
 
 def _task_score(task: AbsTask, result: TaskResult, checks: Checks) -> TaskScore:

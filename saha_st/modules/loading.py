@@ -70,7 +70,9 @@ def load_embedder(
     try:
         model = SentenceTransformer(path, device=device, **{"model_card_data": EmbedderCardData(), **kwargs})
     except OSError as error:  # says neither what was looked for nor what else there is
-        raise type(error)(f"{not_loadable(model_name_or_path)} {error}") from error
+        if Path(path).is_dir():
+            raise
+        raise OSError(f"{not_loadable(model_name_or_path)} {error}") from error
     transformer = HierarchicalPromptTransformer.adopt(_input_module(model, model_name_or_path))
     hub_kwargs = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     if adapter := load_file_path(path, ADAPTER_FILE, **hub_kwargs):

@@ -221,6 +221,37 @@ def test_a_member_of_an_aggregate_that_cannot_be_read_is_run_again(embedder, tmp
     assert json.loads((folder / "MockSTSTask.json").read_text())["task_name"] == "MockSTSTask"
 
 
+def test_an_aggregate_is_combined_anew_from_its_members(embedder, tmp_path: Path):
+    options = {"output_dir": tmp_path, "model_name": "org/m", **QUIET}
+    first = evaluate(embedder, [Members()], **options)
+    folder = find_run(tmp_path).results
+    file = folder / "Members.json"
+    stored = json.loads(file.read_text())
+    stored["scores"]["test"][0]["main_score"] = 0.123
+    file.write_text(json.dumps(stored))
+    (folder / "MockSTSTask.json").unlink()
+    assert evaluate(embedder, [Members()], **options) == first
+    assert (folder / "MockSTSTask.json").exists() and "0.123" not in file.read_text()
+
+
+@pytest.mark.parametrize("lost", ["checks", None])
+def test_subsets_that_are_not_asked_for_are_kept_and_do_not_count(lost: str | None, embedder, tmp_path: Path):
+    name, options = "MockMultilingualRetrievalTask", {"output_dir": tmp_path, "model_name": "org/m", **QUIET}
+    whole = evaluate(embedder, [mock(name)], **options)
+    run = find_run(tmp_path)
+    if lost:
+        (run.checks / f"{name}.json").unlink()
+    narrow = mock(name)
+    narrow.hf_subsets = ["eng"]
+    scores = evaluate(embedder, [narrow], **options)
+    assert scores.tasks[name].num_queries == whole.tasks[name].num_queries / 2
+    stored = run.result(name).scores
+    assert {split: [each["hf_subset"] for each in found] for split, found in stored.items()} == {
+        split: ["eng", "fra"] for split in ("val", "test")
+    }
+    assert evaluate(embedder, [mock(name)], **options) == whole
+
+
 def test_members_that_were_scored_by_others_are_not_taken_on_trust(embedder, tmp_path: Path):
     encoder = Embedder(embedder, name="org/m", **QUIET)
     options = {"co2_tracker": False, "show_progress_bar": False}

@@ -20,9 +20,9 @@ QUIET = {"show_progress_bar": False}
 def test_every_kind_of_task_is_cut_to_the_limit(name: str):
     task = mock(name)
     task.load_data()
-    before = [len(data["queries"] if "queries" in data else data) for data in splits_of(task)]
+    before = [len(data["queries"] if "queries" in data else data) for _, data in splits_of(task)]
     keep_rows(task, 1)
-    after = list(splits_of(task))
+    after = [data for _, data in splits_of(task)]
     assert len(after) == len(before) > 0
     for data in after:
         if isinstance(data, Dataset):
@@ -40,7 +40,7 @@ def test_a_limited_corpus_keeps_what_its_queries_name_and_some_others(mmeb: Path
     task.load_data()
     whole = task.dataset["default"]["test"]
     keep_rows(task, 2)
-    (cut,) = splits_of(task)
+    ((_, cut),) = splits_of(task)
     named = {name for query in ("q000000", "q000001") for name in whole["top_ranked"][query]}
     assert set(cut["corpus"]["id"]) == named and len(named) < len(whole["corpus"])
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import datasets
 import mteb
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, Image
 from mteb.abstasks.abstask import AbsTask
+from PIL import Image as PIL
 
 from saha_st.data.scenes import write_mini_mmeb
 from saha_st.evaluation import evaluate
@@ -17,6 +20,12 @@ from saha_st.modules import load_embedder
 
 QUIET = {"show_progress_bar": False}
 ROWS = 16
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders of earlier runs go by the same names: what datasets remembers of them is of pictures long gone."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +45,13 @@ def rows_of(scenes: Path, subset: str) -> list[dict]:
     return pq.read_table(scenes / subset).to_pylist()
 
 
-def pictures(scenes: Path, paths: list[str]) -> list[str]:
-    return [str(scenes / "eval_images" / path) for path in paths]
+def pictures(folder: Path, paths: list[str]) -> list[dict]:
+    """Pictures as repositories hold them: in the Parquet file."""
+    return [{"bytes": (folder / path).read_bytes(), "path": None} for path in paths]
+
+
+def decoded(images: list[dict]) -> list[dict]:
+    return [{"image": PIL.open(io.BytesIO(each["bytes"])).convert("RGB")} for each in images]
 
 
 def write_configs(folder: Path, configs: dict[str, dict[str, Dataset]]) -> None:
@@ -59,9 +73,11 @@ def at(task: AbsTask, folder: Path) -> AbsTask:
     return task
 
 
-def captions_and_pictures(scenes: Path) -> tuple[list[str], list[str]]:
+def captions_and_pictures(scenes: Path) -> tuple[list[str], list[dict]]:
     rows = rows_of(scenes, "Scenes_t2i")
-    return [row["qry_text"] for row in rows], pictures(scenes, [row["tgt_img_path"][0] for row in rows])
+    return [row["qry_text"] for row in rows], pictures(
+        scenes / "eval_images", [row["tgt_img_path"][0] for row in rows]
+    )
 
 
 def test_vidore_finds_pages_for_questions_in_every_language(saha_tiny, scenes: Path, tmp_path: Path):
@@ -79,7 +95,7 @@ def test_vidore_finds_pages_for_questions_in_every_language(saha_tiny, scenes: P
     task = at(mteb.get_task("Vidore2ESGReportsRetrieval"), tmp_path)
     score = evaluate(saha_tiny, [task], output_dir=tmp_path / "out", **QUIET).tasks["Vidore2ESGReportsRetrieval"]
     assert score.metric == "ndcg_at_5" and score.chance == pytest.approx(0.184, abs=0.01)
-    vectors = saha_tiny.encode_query(captions) @ saha_tiny.encode_document([{"image": page} for page in pages]).T
+    vectors = saha_tiny.encode_query(captions) @ saha_tiny.encode_document(decoded(pages)).T
     ranks = (vectors > np.diag(vectors)[:, None]).sum(axis=1)
     assert score.score == pytest.approx(np.where(ranks < 5, 1 / np.log2(ranks + 2), 0).mean(), abs=1e-4)
     assert score.score > 2 * score.chance and not score.is_at_chance
@@ -90,11 +106,11 @@ def test_mieb_classifies_pictures(saha_tiny, scenes: Path, tmp_path: Path):
     labels = sorted({row["pos_text"] for row in train})
     splits = {
         "train": (
-            [str(scenes.parent / "MMEB-train" / row["qry_image_path"]) for row in train],
+            pictures(scenes.parent / "MMEB-train", [row["qry_image_path"] for row in train]),
             [r["pos_text"] for r in train],
         ),
         "test": (
-            pictures(scenes, [row["qry_img_path"] for row in rows_of(scenes, "Digits")]),
+            pictures(scenes / "eval_images", [row["qry_img_path"] for row in rows_of(scenes, "Digits")]),
             [row["tgt_text"][0] for row in rows_of(scenes, "Digits")],
         ),
     }
@@ -121,8 +137,8 @@ def test_mieb_retrieves_pictures_for_a_picture_and_a_text(saha_tiny, scenes: Pat
         {name: {"test": rows} for name, rows in {"queries": queries, "corpus": corpus, "qrels": qrels}.items()},
     )
     (score,) = evaluate(saha_tiny, [at(mteb.get_task("CIRRIT2IRetrieval"), tmp_path)], **QUIET).tasks.values()
-    cells = [{"image": image, "text": text} for image, text in zip(documents, captions, strict=True)]
-    vectors = saha_tiny.encode_query(cells) @ saha_tiny.encode_document([{"image": each} for each in documents]).T
+    cells = [image | {"text": text} for image, text in zip(decoded(documents), captions, strict=True)]
+    vectors = saha_tiny.encode_query(cells) @ saha_tiny.encode_document(decoded(documents)).T
     ranks = (vectors > np.diag(vectors)[:, None]).sum(axis=1)
     assert score.score == pytest.approx(np.where(ranks < 10, 1 / np.log2(ranks + 2), 0).mean(), abs=1e-4)
 

@@ -192,3 +192,12 @@ def test_an_embedder_of_another_kind_keeps_its_own_pooling(tiny_mllm, tmp_path):
     assert model[0].prompt is None
     config = json.loads((tmp_path / "1_Pooling" / "config.json").read_text())
     assert config["pooling_mode"] == "cls"
+
+
+def test_a_name_that_is_nowhere_is_named_with_what_may_have_been_meant(tmp_path):
+    with pytest.raises(OSError, match="The model 'saha-tyny' is no folder here.*Did you mean 'saha-tiny'"):
+        load_embedder("saha-tyny")
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(OSError) as caught:
+        load_embedder(str(tmp_path))
+    assert "no folder here" not in str(caught.value)

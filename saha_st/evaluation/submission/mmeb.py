@@ -20,7 +20,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from saha_st.encoding import write_whole
-from saha_st.evaluation.encoder import model_name_of, results_revision
+from saha_st.evaluation.encoder import model_name_of, name_of_source, results_revision
 from saha_st.evaluation.folders import RunFolder, find_run_of
 from saha_st.evaluation.metrics import mean_metrics
 from saha_st.evaluation.mmeb import HIT_AT_1
@@ -59,6 +59,7 @@ def mmeb_submission(
     release_date: str | None = None,
     data_source: str = "Self-Reported",
     backbone: str | None = None,
+    source: str | Path | None = None,
 ) -> Path:
     """Write `<output_dir>/scores/<model>.json` for the MMEB leaderboard.
 
@@ -74,6 +75,7 @@ def mmeb_submission(
         release_date: When the model was released, `YYYY-MM-DD`. The leaderboard shows it, and nothing else knows it.
         data_source: Who computed the scores.
         backbone: The model that it was made from. Default: the base model of its card, or the type of its config.
+        source: The folder or name on the Hub that it was loaded from.
 
     Returns:
         The file. `mmeb_submission_steps` tells what to do with it.
@@ -83,7 +85,7 @@ def mmeb_submission(
         ValueError: Metadata are missing or malformed, or the results do not make a submission: they are of several
             revisions of the data or only quick looks, some are no scores, or rankings do not belong to them.
     """
-    name = model_name or model_name_of(model)
+    name = model_name or (model_name_of(model) if source is None else name_of_source(source))
     run = find_run_of(results_dir, revision or results_revision(model), model_name=name)
     image = {each.spec.subset: _metrics(each) for each in _read_all(run)}
     metadata = _metadata(model, name, url=url, release_date=release_date, backbone=backbone, data_source=data_source)
@@ -136,6 +138,8 @@ def _metadata(
     Raises:
         ValueError: An argument that has no default here, or is malformed.
     """
+    if name == "local/unnamed":
+        raise ValueError("model_name: the model does not know what it is called; give its name on the Hub, org/model.")
     if url is None and name.startswith("local/"):
         raise ValueError(
             f"url: the leaderboard links to the model, and {name} has no page on the Hub; give that of the model or "

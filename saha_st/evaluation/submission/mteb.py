@@ -31,7 +31,7 @@ from mteb.results import TaskResult
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from saha_st.evaluation.encoder import modalities_of, model_name_of
+from saha_st.evaluation.encoder import modalities_of, model_name_of, name_of_source
 from saha_st.evaluation.encoder import results_revision as results_revision_of
 from saha_st.evaluation.folders import find_run_of
 from saha_st.evaluation.run import without_bars
@@ -143,7 +143,8 @@ def mteb_submission(
     if not isinstance(model, SentenceTransformer):
         source = resolve_model(str(model))
         model = load_embedder(source, revision=source_revision)
-    fields = read_fields(model, model_name_of(model), stated)
+    name = model_name_of(model) if source is None else name_of_source(source)
+    fields = read_fields(model, name, stated)
     run = find_run_of(results_dir, results_revision or results_revision_of(model), model_name=fields.name)
     found = whole_benchmarks(run, benchmarks)
     with _staged(output_dir) as stage:
@@ -214,8 +215,10 @@ def _reloaded(loaded: SentenceTransformer, model: SentenceTransformer, source: s
     for side, probe in itertools.product(("encode_query", "encode_document"), probes):
         try:
             wanted = getattr(model, side)([probe])
-        except ValueError:  # it takes no picture of this size
-            continue
+        except ValueError:
+            if "image" not in probe:
+                raise
+            continue  # it takes no picture of this size
         found = getattr(loaded, side)([probe])
         difference = float(np.abs(found - wanted).max()) if found.shape == wanted.shape else math.inf
         if not difference <= (0.02 if half else 1e-4):
