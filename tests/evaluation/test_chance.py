@@ -12,26 +12,23 @@ from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
 from saha_st.evaluation.chance import _retrieval, chances_of
 
 
-@pytest.mark.parametrize(
-    "metric", ["ndcg_at_1", "ndcg_at_3", "ndcg_at_10", "recall_at_2", "hit_rate_at_2", "accuracy"]
-)
 @pytest.mark.parametrize("relevant", [1, 2])
-def test_retrieval_equals_the_mean_over_all_rankings_scored_by_mteb(metric: str, relevant: int):
+def test_retrieval_equals_the_mean_over_all_rankings_scored_by_mteb(relevant: int):
     documents = [f"d{number}" for number in range(5)]
     qrels = {"q": {name: int(index < relevant) for index, name in enumerate(documents)}}
-    found = []
+    tables = []
     for order in itertools.permutations(documents):
         results = {"q": {name: float(-place) for place, name in enumerate(order)}}
         scores = calculate_retrieval_scores(results, qrels, [1, 2, 3, 10])
-        hit_rate = np.mean([any(qrels["q"][name] for name in order[:2])])
         table = {f"ndcg_at_{k}": scores.ndcg[f"NDCG@{k}"] for k in (1, 3, 10)}
         table |= {"recall_at_2": scores.recall["Recall@2"], "accuracy": scores.recall["Recall@1"]}
-        found.append((table | {"hit_rate_at_2": hit_rate})[metric])
+        tables.append(table | {"hit_rate_at_2": float(any(qrels["q"][name] for name in order[:2]))})
     data = {"corpus": documents, "relevant_docs": qrels, "top_ranked": None}
-    assert _retrieval(data, metric) == pytest.approx(np.mean(found), abs=1e-5)
-    assert _retrieval({**data, "corpus": documents * 9, "top_ranked": {"q": documents}}, metric) == pytest.approx(
-        np.mean(found), abs=1e-5
-    )
+    of_a_list = {**data, "corpus": documents * 9, "top_ranked": {"q": documents}}
+    for metric in tables[0]:
+        mean = np.mean([table[metric] for table in tables])
+        assert _retrieval(data, metric) == pytest.approx(mean, abs=1e-5), metric
+        assert _retrieval(of_a_list, metric) == pytest.approx(mean, abs=1e-5), metric
 
 
 def test_a_metric_without_a_formula_has_no_chance():
