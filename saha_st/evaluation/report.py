@@ -148,12 +148,9 @@ class _Bars:
 
 def _measured(label: str, scores: Scores, means: Sequence[str]) -> _Bars:
     """A number that is no score, or is not there, has no bar."""
-    texts = [scores.cells()[mean] for mean in means]
-    widths = [
-        0.0 if text == NO_SCORE or value is None else 100 * value
-        for text, value in zip(texts, (scores.means[mean] for mean in means), strict=True)
-    ]
-    return _Bars(label, widths, texts)
+    cells, values = scores.cells(), scores.means
+    widths = [0.0 if cells[mean] == NO_SCORE or values[mean] is None else 100 * values[mean] for mean in means]
+    return _Bars(label, widths, [cells[mean] for mean in means])
 
 
 def _published(each: Published, means: Sequence[str]) -> _Bars:

@@ -192,14 +192,14 @@ def score_rows(similarities: Mapping[Pair, np.ndarray], comparisons: Sequence[tu
 
 def sugarcrepe_specs(subsets: Sequence[str] = SUGARCREPE.subsets) -> list[TaskSpec]:
     """Return what the tasks of SugarCrepe are, one for each subset."""
-    return [_spec(subset, "SugarCrepe") for subset in subsets]
+    return _specs(subsets, ["SugarCrepe"])
 
 
 def sugarcrepe_pp_specs(
     subsets: Sequence[str] = SUGARCREPE_PP.subsets, meta_tasks: Sequence[str] = PP_META_TASKS
 ) -> list[TaskSpec]:
     """Return what the tasks of SugarCrepe++ are, one for each meta-task and subset."""
-    return [_spec(subset, meta_task) for meta_task in meta_tasks for subset in subsets]
+    return _specs(subsets, meta_tasks)
 
 
 def sugarcrepe_tasks(
@@ -311,7 +311,7 @@ def _tasks(
     image_root: str | Path | None,
 ) -> list[SugarCrepeTask]:
     names = pick_subsets(subsets, benchmark.subsets, source=benchmark.title)
-    specs = [_spec(subset, meta_task) for meta_task in meta_tasks for subset in names]
+    specs = _specs(names, meta_tasks)
     states: list[str] = []
     if any(_has_images(meta_task) for meta_task in meta_tasks):
         require_image_root(place, image_root)
@@ -322,6 +322,10 @@ def _tasks(
 
 def _has_images(meta_task: str) -> bool:
     return any("image" in pair for comparison in COMPARISONS[meta_task] for pair in comparison)
+
+
+def _specs(subsets: Sequence[str], meta_tasks: Sequence[str]) -> list[TaskSpec]:
+    return [_spec(subset, meta_task) for meta_task in meta_tasks for subset in subsets]
 
 
 def _spec(subset: str, meta_task: str) -> TaskSpec:
