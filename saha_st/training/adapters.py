@@ -1,20 +1,16 @@
-"""What is trained: LoRA/DoRA on the language model, or weights; and how an adapter becomes weights again.
+"""What is trained: LoRA/DoRA on the language model, or weights.
 
 Adapters sit on the language model only (serving engines ignore those of a vision tower) and are float32, since steps
-of 1e-5 on bfloat16 numbers are rounded away. A merged model is compared with the unmerged one before it is trusted.
+of 1e-5 on bfloat16 numbers are rounded away.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
@@ -24,8 +20,6 @@ logger = logging.getLogger(__name__)
 
 VISION_MODULES = ("visual", "vision_tower", "vision_model", "image_newline")
 """Names under which transformers keeps a vision tower, its projector included where it belongs to the tower."""
-
-_PROBES = ("a probe", "another text, to compare vectors before and after")
 
 
 def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int = 0) -> None:
@@ -79,50 +73,6 @@ def log_trainable(model: SentenceTransformer) -> None:
         )
 
 
-def has_adapter(model: SentenceTransformer) -> bool:
-    """Whether an adapter is in place."""
-    return any(isinstance(module, BaseTunerLayer) for module in model[0].model.modules())
-
-
-def merge_adapter(model: SentenceTransformer, *, probes: Sequence[Any] = _PROBES) -> None:
-    """Merge an adapter into the weights, in place, so that the model saves and loads as a plain one.
-
-    Args:
-        model: An embedder with an adapter; without one, nothing happens.
-        probes: Inputs to compare before and after.
-
-    Raises:
-        RuntimeError: The merged model gives other vectors.
-    """
-    if not has_adapter(model):
-        return
-    backbone = model[0].model
-    before = model.encode(list(probes))
-    for name, module in list(backbone.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            module.merge(safe_merge=True)
-            _replace(backbone, name, module.get_base_layer())
-    # What transformers remembers of the adapter would make it write the weights under the adapter's names.
-    for attribute in ("peft_config", "_weight_conversions"):
-        if hasattr(backbone, attribute):
-            delattr(backbone, attribute)
-    backbone._hf_peft_config_loaded = False
-    if problem := disagreement(model.encode(list(probes)), before, backbone.dtype):
-        raise RuntimeError(
-            f"Merging the adapter changed the vectors: {problem}. Keep the unmerged checkpoint, and load it with the "
-            "same version of peft."
-        )
-
-
-def disagreement(vectors: np.ndarray, expected: np.ndarray, dtype: torch.dtype) -> str | None:
-    """Say how two sets of vectors (inputs, dim) differ in direction, if by more than rounding in ``dtype`` does."""
-    tolerance = 1e-6 if dtype == torch.float32 else 2e-3
-    # Vectors that were normalised in bfloat16 are not of length 1.
-    lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(expected, axis=1)
-    cosine = float(((vectors * expected).sum(axis=1) / lengths).min())
-    return None if 1 - cosine <= tolerance else f"the smallest cosine is {cosine:.7f}, at least {1 - tolerance} is due"
-
-
 def language_model_layers(backbone: nn.Module, names: tuple[str, ...]) -> str:
     """A regular expression for the layers to adapt; anchored, because vision towers use the same names.
 
@@ -139,8 +89,3 @@ def language_model_layers(backbone: nn.Module, names: tuple[str, ...]) -> str:
             f"model; it has {', '.join(found) or 'none'}."
         )
     return pattern
-
-
-def _replace(root: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, child = name.rpartition(".")
-    setattr(root.get_submodule(parent), child, module)

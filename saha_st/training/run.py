@@ -32,14 +32,13 @@ from saha_st.losses import SaHaLoss
 from saha_st.mining.miner import MinedClusters, find_saha_clusters, label_pairs
 from saha_st.modules import load_embedder
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
+from saha_st.modules.merging import disagreement, merge_adapter
 from saha_st.samplers import ClusterBatchSampler, SameTaskBatchSampler, SetEpochCallback
 from saha_st.training.adapters import (
     add_adapter,
-    disagreement,
     freeze_vision,
     language_model_layers,
     log_trainable,
-    merge_adapter,
 )
 from saha_st.training.checkpoints import last_whole_checkpoint, open_output_dir
 from saha_st.training.config import RunConfig

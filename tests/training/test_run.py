@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from saha_st.modules import load_embedder
+from saha_st.modules.merging import has_adapter, merge_adapter
 from saha_st.training import AdapterConfig, RunConfig, train
-from saha_st.training.adapters import add_adapter, freeze_vision, has_adapter, merge_adapter
+from saha_st.training.adapters import add_adapter, freeze_vision
 from saha_st.training.checkpoints import last_whole_checkpoint
 from saha_st.training.run import save_verified
 
