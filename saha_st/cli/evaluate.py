@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """Find the tasks, load the models, score, write the report."""
     from saha_st.evaluation import Report, find_benchmark, published_for
     from saha_st.evaluation.run import validate
+    from saha_st.evaluation.task_sources import task_sources
     from saha_st.ranks import Ranks
 
     logging.getLogger("saha_st.evaluation.run").setLevel(logging.ERROR)  # its warnings stand above the table
@@ -80,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         meta, scores = _score(args, name, benchmark)
         revision = revision or meta.revision
         columns[meta.name if meta.name not in columns else f"{meta.name} ({name})"] = scores
-        report = Report(benchmark.name, columns, published, revision)
+        report = Report(benchmark.name, columns, published, revision, task_sources(benchmark.tasks))
         if Ranks.current().is_main:  # after each model: what is done is kept if the next one fails
             page, chart = report.write(args.output_dir)
     if Ranks.current().is_main:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +16,7 @@ import yaml
 from saha_st.encoding import write_whole
 from saha_st.evaluation.folders import as_folder_name
 from saha_st.evaluation.scores import CHANCE_MARK, CHANCE_NOTE, NO_SCORE, Scores, comparison_table
+from saha_st.evaluation.task_sources import TaskSource
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # told apart by the colour-blind, too
 _BAR = 0.24  # inches
@@ -49,12 +52,14 @@ class Report:
         columns: Scores by model; the first is the one that the report is about.
         published: Figures to show beside them.
         revision: The revision under which the results of the first model are kept.
+        sources: What the tasks are called in mteb's files and where their data are on the Hub, by the names in tables.
     """
 
     benchmark: str
     columns: Mapping[str, Scores]
     published: Sequence[Published] = ()
     revision: str = ""
+    sources: Mapping[str, TaskSource] = field(default_factory=dict)
 
     @property
     def limit(self) -> int | None:
@@ -81,7 +86,7 @@ class Report:
             chart: Path of the chart, relative to the page.
         """
         model = next(iter(self.columns))
-        versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("mteb", "sentence-transformers", "torch"))
+        versions = ", ".join(f"{name} {version}" for name, version in _versions().items())
         lines = [f"# {self.benchmark}: {model}", ""]
         lines += [f"> {note}\n" for note in self.notes]
         lines += [self.table, ""]
@@ -91,8 +96,25 @@ class Report:
         lines += [f"{tasks} tasks, scored through mteb. Revision of the results: `{self.revision}`. {versions}.", ""]
         return "\n".join(lines)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as plain values: what tables show, and the numbers behind it, in percent."""
+        return {
+            "benchmark": self.benchmark,
+            "metric": next(iter(self.columns.values())).metric,
+            "revision": self.revision,
+            "limit": self.limit,
+            "versions": {"saha_st": metadata.version("saha-st"), **_versions()},
+            "columns": [_column(name, scores, self.sources) for name, scores in self.columns.items()],
+            "published": [asdict(each) for each in self.published],
+            "notes": self.notes,
+        }
+
     def write(self, output_dir: str | Path) -> tuple[Path, Path]:
-        """Write page and chart to `<output_dir>/reports/<model>/<revision>`; returns their paths."""
+        """Write page, chart and plain values to `<output_dir>/reports/<model>/<revision>`.
+
+        Returns:
+            The paths of page and chart.
+        """
         folder = Path(output_dir) / "reports" / as_folder_name(next(iter(self.columns))) / self.revision
         folder.mkdir(parents=True, exist_ok=True)
         name = re.sub(r"[^\w+.-]+", "-", self.benchmark).strip("-")[:80]
@@ -100,6 +122,8 @@ class Report:
         page, chart = folder / f"{name}.md", folder / f"{name}.png"
         write_whole(chart, self.draw)
         write_whole(page, lambda file: file.write(self.to_markdown(chart.name).encode()))
+        text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        write_whole(folder / f"{name}.json", lambda file: file.write(text.encode()))
         return page, chart
 
     def draw(self, file: BinaryIO) -> None:
@@ -126,6 +150,28 @@ class Report:
         if len(series) > 1:
             figure.legend(loc="outside lower left", frameon=False, fontsize=8)
         figure.savefig(file, format="png")
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for name in ("mteb", "sentence-transformers", "torch")}
+
+
+def _column(name: str, scores: Scores, sources: Mapping[str, TaskSource]) -> dict[str, Any]:
+    """Return what is known of a model; a number that is no score is kept, and said to be none."""
+    cells, values = scores.cells(tasks=True), scores.means | scores.by_task
+    found = {name: {"shown": cell, "percent": _percent(values[name])} for name, cell in cells.items()}
+    return {
+        "name": name,
+        "means": {mean: found[mean] for mean in scores.groups},
+        "tasks": {
+            task: found[task] | {"is_score": not score.is_degenerate} | asdict(sources.get(task, TaskSource(task)))
+            for task, score in scores.tasks.items()
+        },
+    }
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else round(100 * value, 5)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
-"""`load_embedder`: any multimodal LLM with a chat template, or any checkpoint of ours, as an embedder."""
+"""`load_embedder`: any multimodal LLM with a chat template, a PEFT adapter of one, or any checkpoint of ours."""
 
 from __future__ import annotations
 
 import difflib
+import logging
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,18 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from sentence_transformers.util import is_sentence_transformer_model, load_file_path
+from sentence_transformers.util import is_sentence_transformer_model, load_dir_path, load_file_path
 
+from saha_st.card.data import SaHaModelCardData
+from saha_st.card.sidecars import MINING_FILE, RECIPE_FILE, REPORTS_DIR
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
-from saha_st.modules.card import EmbedderCardData
+from saha_st.modules.bare_adapter import base_of, find_bare_adapter, put_adapter
 from saha_st.modules.image_tokens import set_image_tokens
 from saha_st.modules.transformer import HierarchicalPromptTransformer
+from saha_st.modules.weight_names import load_renamed
 from saha_st.prompts import HierarchicalPrompt
+
+logger = logging.getLogger(__name__)
 
 EMBEDDED_MODELS = ("saha-tiny-base", "saha-tiny")
 """Models whose weights come with the package."""
@@ -41,11 +47,13 @@ def load_embedder(
 ) -> SentenceTransformer:
     """Load a generative multimodal LLM, or a checkpoint, as an embedder with a hierarchical prompt.
 
-    The embedding is the L2-normalised hidden state of the last token, with the generation prompt left open.
+    The embedding is the L2-normalised hidden state of the last token, with the generation prompt left open. What is
+    saved gets a card of its own, see `SaHaModelCardData`; no README is passed on.
 
     Args:
-        model_name_or_path: A Hub id, a local folder, or one of the embedded ``saha-tiny-base`` and ``saha-tiny``.
-        prompt: The prompt; by default the one in the checkpoint, and for a plain LLM the paper's.
+        model_name_or_path: A Hub id, a local folder, or one of the embedded ``saha-tiny-base`` and ``saha-tiny``: a
+            checkpoint, a plain LLM, or a LoRA/DoRA adapter that PEFT saved of one.
+        prompt: The prompt; by default the one in the checkpoint, and for a plain LLM or adapter the paper's.
         image_tokens: Smallest and largest number of tokens per image; saved with the model.
         max_seq_length: Longest input in tokens, images and prompt included.
         device: Torch device, by default the best available.
@@ -58,8 +66,9 @@ def load_embedder(
     Raises:
         NoLanguageModelError: A Sentence Transformer that begins with another module than `Transformer`.
         OSError: A name that cannot be loaded from the Hub.
-        ValueError: A folder that is no checkpoint, a model without a chat template, a chat template that drops the
-            prompt, or image bounds that the processor does not obey.
+        ValueError: A folder that is no checkpoint, an adapter without its base or with tensors that have no place in
+            it, a model without a chat template, a chat template that drops the prompt, or image bounds that the
+            processor does not obey.
 
     Example:
         >>> model = load_embedder("saha-tiny-base")
@@ -67,22 +76,26 @@ def load_embedder(
         (1, 160)
     """
     path = resolve_model(model_name_or_path)
-    try:
-        model = SentenceTransformer(path, device=device, **{"model_card_data": EmbedderCardData(), **kwargs})
-    except OSError as error:  # says neither what was looked for nor what else there is
-        if Path(path).is_dir():
-            raise
-        raise OSError(f"{not_loadable(model_name_or_path)} {error}") from error
-    transformer = HierarchicalPromptTransformer.adopt(_input_module(model, model_name_or_path))
     hub_kwargs = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-    if adapter := load_file_path(path, ADAPTER_FILE, **hub_kwargs):
+    options = {"device": device, "model_card_data": SaHaModelCardData(), **kwargs}
+    model, bare_adapter = _load(path, model_name_or_path, options, hub_kwargs)
+    transformer = HierarchicalPromptTransformer.adopt(_input_module(model, model_name_or_path))
+    if bare_adapter:
+        put_adapter(transformer, bare_adapter, processor_kwargs=kwargs.get("processor_kwargs"))
+    elif adapter := load_file_path(path, ADAPTER_FILE, **hub_kwargs):
         restore_adapter(transformer.model, Path(adapter))
     # A plain LLM says nothing about pooling, and gets mean pooling from Sentence Transformers.
-    if not is_sentence_transformer_model(path, **hub_kwargs):
+    is_embedder = is_sentence_transformer_model(path, **hub_kwargs)
+    if not is_embedder:
         model = _embedder_of(model, transformer)
         prompt = prompt or HierarchicalPrompt()
+    if "model_card_data" not in kwargs:
+        _set_card_data(model, path, is_embedder, hub_kwargs, bare_adapter)
+        if any(setting is not None for setting in (prompt, image_tokens, max_seq_length)):
+            model.model_card_data.reports = ()  # which are of the model as it was
+    model._model_card_text = None  # a README that Sentence Transformers would pass on as this model's
     if prompt is not None:
-        _set_prompt(model, prompt, model_name_or_path)
+        set_prompt(model, prompt, model_name_or_path)
     if image_tokens is not None:
         set_image_tokens(transformer.processor, image_tokens)
     if max_seq_length is not None:
@@ -115,11 +128,60 @@ def resolve_model(model_name_or_path: str) -> str:
     return name
 
 
+def set_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str) -> None:
+    """Give an embedder another prompt, and make sure that its chat template renders both levels.
+
+    Args:
+        model: What `load_embedder` returned.
+        prompt: The prompt.
+        name: What to call the model in an error.
+
+    Raises:
+        ValueError: A model without a chat template, or one that drops the prompt.
+    """
+    if model[0].chat_template is None:
+        raise ValueError(
+            f"The model {name!r} has no chat template, so it cannot be prompted. Use its instruction-tuned "
+            "sibling, or set processor.chat_template in the checkpoint."
+        )
+    model[0].prompt = prompt
+    # The same text twice: here for people and for tools that read `prompts`, in the template for every engine.
+    model.prompts = {"query": prompt.system or "", "document": prompt.system or ""}
+    _verify_rendering(model[0], prompt, name)
+
+
 def not_loadable(name: str) -> str:
     """Return how to say that a model cannot be loaded, with what may have been meant."""
     close = difflib.get_close_matches(str(name), EMBEDDED_MODELS, n=1, cutoff=0.6)
     hint = f"Did you mean {close[0]!r}?" if close else f"Embedded models are {' and '.join(EMBEDDED_MODELS)}."
     return f"The model {str(name)!r} is no folder here, and could not be loaded from the Hub. {hint}"
+
+
+def _load(
+    path: str, name: str, options: dict[str, Any], hub_kwargs: dict[str, Any]
+) -> tuple[SentenceTransformer, Path | None]:
+    """Load a model; of a bare adapter the base, and with it the adapter's folder."""
+    try:
+        if adapter := find_bare_adapter(path, **hub_kwargs):
+            return _load_base(adapter, options, hub_kwargs), adapter
+        return load_renamed(path, options, hub_kwargs), None
+    except OSError as error:  # says neither what was looked for nor what else there is
+        if Path(path).is_dir():
+            raise
+        raise OSError(f"{not_loadable(name)} {error}") from error
+
+
+def _load_base(adapter: Path, options: dict[str, Any], hub_kwargs: dict[str, Any]) -> SentenceTransformer:
+    """Load the model that a bare adapter was trained on, at the revision that the adapter names."""
+    base, revision = base_of(adapter)
+    try:
+        at_revision = {"revision": revision}  # what the caller names is the adapter's
+        return load_renamed(resolve_model(base), options | at_revision, hub_kwargs | at_revision)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"The adapter {str(adapter)!r} was trained on {base!r}, which cannot be loaded ({error}). Set "
+            "base_model_name_or_path in its adapter_config.json to the base model's Hub id or folder."
+        ) from error
 
 
 def _input_module(model: SentenceTransformer, name: str) -> Transformer:
@@ -139,16 +201,36 @@ def _embedder_of(model: SentenceTransformer, transformer: HierarchicalPromptTran
     return SentenceTransformer(modules=modules, device=str(model.device), similarity_fn_name="cosine", **options)
 
 
-def _set_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str) -> None:
-    if model[0].chat_template is None:
-        raise ValueError(
-            f"The model {name!r} has no chat template, so it cannot be prompted. Use its instruction-tuned "
-            "sibling, or set processor.chat_template in the checkpoint."
-        )
-    model[0].prompt = prompt
-    # The same text twice: here for people and for tools that read `prompts`, in the template for every engine.
-    model.prompts = {"query": prompt.system or "", "document": prompt.system or ""}
-    _verify_rendering(model[0], prompt, name)
+def _set_card_data(
+    model: SentenceTransformer, path: str, is_embedder: bool, hub_kwargs: dict[str, Any], bare_adapter: Path | None
+) -> None:
+    """Give a model what its card is rendered from: of a checkpoint, what lies beside the weights."""
+    origin = base_of(bare_adapter)[0] if bare_adapter else path
+    name = Path(origin).name if Path(origin).exists() else origin
+    if not is_embedder:
+        model.model_card_data.base_model = model.model_card_data.base_model or name
+        model.model_card_data.is_untrained = bare_adapter is None
+        return
+    try:
+        # Vectors to compare with are not saved with the model, so that the card must not speak of them.
+        data = SaHaModelCardData.of_folder(_sidecars_of(path, hub_kwargs), source=name, parity=False)
+    except (ValueError, OSError) as error:  # the model is as good without
+        logger.warning("The card of %r goes without what cannot be read: %s", name, error)
+        data = SaHaModelCardData(source=name)
+    data.register_model(model)
+    model.model_card_data = data
+
+
+def _sidecars_of(path: str, hub_kwargs: dict[str, Any]) -> Path:
+    """Return a folder that holds the files beside a checkpoint's weights, downloaded if it is on the Hub."""
+    if Path(path).is_dir():
+        return Path(path)
+    for file in (RECIPE_FILE, MINING_FILE):
+        load_file_path(path, file, **hub_kwargs)
+    readme = load_file_path(path, "README.md", **hub_kwargs)
+    if readme and "- mteb\n" in Path(readme).read_text(encoding="utf8"):  # a tag of cards with results
+        load_dir_path(path, REPORTS_DIR, **hub_kwargs)
+    return Path(load_file_path(path, "modules.json", **hub_kwargs)).parent
 
 
 def _verify_rendering(transformer: HierarchicalPromptTransformer, prompt: HierarchicalPrompt, name: str) -> None:

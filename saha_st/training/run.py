@@ -8,6 +8,7 @@ as inference does.
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import shutil
 import time
@@ -27,6 +28,8 @@ from sentence_transformers import (
 from sentence_transformers.base.evaluation import BaseEvaluator
 from transformers import TrainerCallback
 
+from saha_st.card.data import SaHaModelCardData
+from saha_st.card.recipe import publishable_recipe
 from saha_st.encoding import DistinctInputs
 from saha_st.losses import SaHaLoss
 from saha_st.mining.miner import MinedClusters, find_saha_clusters, label_pairs
@@ -66,7 +69,8 @@ def train(
         callbacks: Further trainer callbacks.
 
     Returns:
-        The trained model, adapters merged. It is saved in ``<output_dir>/final``, in stock modules only.
+        The trained model, adapters merged. It is saved in ``<output_dir>/final``, in stock modules only, with its
+        card, ``recipe.yaml`` and ``mining.json``.
 
     Raises:
         FileExistsError: The output folder is not empty, and ``resume`` is False.
@@ -98,6 +102,7 @@ def train(
     datasets = {source.name: _clustered(source, model, config, folder) for source in sources}
     choose_trainable(model, config, seed=args.seed)
     trainer = _trainer(args, model, datasets, loss, evaluators, callbacks)
+    _tell_card(model, config, datasets)
     check_rendering(trainer, datasets)
     checkpoint = last_whole_checkpoint(folder) if resume else None
     if checkpoint and config.adapter is not None:
@@ -220,6 +225,15 @@ def save_verified(model: SentenceTransformer, folder: Path, *, probes: Sequence[
     shutil.rmtree(folder, ignore_errors=True)
     unverified.rename(folder)
     logger.info("Saved the model in %s; loaded again, it gives the same vectors.", folder)
+
+
+def _tell_card(model: SentenceTransformer, config: RunConfig, datasets: Mapping[str, Dataset]) -> None:
+    """Let the card say how the model is trained, from its first checkpoint on, and lie beside the weights in files."""
+    if isinstance(data := model.model_card_data, SaHaModelCardData):
+        data.recipe = publishable_recipe(config.to_dict())
+        data.base_model = data.base_model or data.recipe["model"]
+        if config.mining is not None:
+            data.mining = {name: json.loads(dataset.info.description) for name, dataset in datasets.items()}
 
 
 def _probes(datasets: Mapping[str, Dataset]) -> list[Any]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
+import mteb
 import pytest
 from PIL import Image
 
+from saha_st.data.scenes import write_mini_mmeb
+from saha_st.evaluation.mmeb import mini_mmeb_tasks
 from saha_st.evaluation.report import Report, published_for
 from saha_st.evaluation.scores import NO_SCORE, Scores, TaskScore
+from saha_st.evaluation.task_sources import TaskSource, task_sources
 
 
 def scores(*, limit: int | None = None, **changes) -> Scores:
@@ -74,8 +79,40 @@ def test_page_and_chart_are_written_and_a_quick_look_says_so(tmp_path: Path):
     whole = Report("MMEB(v1)", {"org/m": scores()}, revision="abc").write(tmp_path)[0]
     assert whole == page.with_name("MMEB-v1.md") and "quick look" not in whole.read_text()
     assert sorted(file.name for file in page.parent.iterdir()) == sorted(
-        ["MMEB-v1.md", "MMEB-v1.png", "MMEB-v1.limit-7.md", "MMEB-v1.limit-7.png"]
+        f"MMEB-v1{limit}.{kind}" for limit in ("", ".limit-7") for kind in ("md", "png", "json")
     )
+
+
+def test_the_plain_values_hold_what_the_table_shows_and_the_numbers_behind_it():
+    columns = {"org/m": scores(score=float("nan")), "org/other": scores(score=0.02)}
+    sources = {"A": TaskSource("MMEB_A", "org/data")}
+    values = Report("MMEB(v1)", columns, published_for("MMEB(v1)"), "abc", sources).to_dict()
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert (values["benchmark"], values["metric"], values["revision"], values["limit"]) == (
+        "MMEB(v1)",
+        "hit@1",
+        "abc",
+        None,
+    )
+    assert set(values["versions"]) == {"saha_st", "mteb", "sentence-transformers", "torch"}
+    broken, other = values["columns"]
+    assert broken["means"]["Overall"] == {"shown": NO_SCORE, "percent": None}
+    assert broken["tasks"]["A"] == {
+        "shown": NO_SCORE, "percent": None, "is_score": False, "task": "MMEB_A", "dataset": "org/data",
+    }  # fmt: skip
+    assert other["tasks"]["A"]["shown"] == "2.0†" and other["tasks"]["A"]["percent"] == 2.0
+    assert broken["tasks"]["B"]["task"] == "B" and broken["tasks"]["B"]["dataset"] is None
+    assert values["published"][1]["scores"]["Overall"] == 67.1 and "2508.00955" in values["published"][1]["source"]
+    assert any("A: " in note for note in values["notes"])
+
+
+def test_tasks_are_of_the_hub_unless_their_data_are_a_folder(tmp_path: Path):
+    write_mini_mmeb(tmp_path, subsets=["Digits"], train_rows=1, eval_rows=2)
+    assert set(task_sources(mini_mmeb_tasks(tmp_path, ["Digits"])).items()) == {
+        ("Digits", TaskSource("MiniMMEB_Digits"))
+    }
+    (found,) = task_sources(mteb.get_tasks(tasks=["STS12"])).values()
+    assert found == TaskSource("STS12", "mteb/sts12-sts")
 
 
 def test_the_chart_says_what_the_table_says(monkeypatch):

@@ -62,9 +62,24 @@ def test_checkpoints_name_stock_modules_only(finished):
 
 def test_the_card_is_written_and_shows_no_training_data(finished):
     _, folder = finished
-    card = (folder / "final" / "README.md").read_text()
-    assert "SentenceTransformer" in card and "Which?" not in card and "number 7" not in card
-    assert not list(folder.rglob("assets"))
+    for place in (folder / "final", folder / "checkpoint-2"):
+        card = (place / "README.md").read_text()
+        assert "SentenceTransformer" in card and "Which?" not in card and "number 7" not in card
+        assert {path.name for path in (place / "assets").iterdir()} <= {"mining.png"}
+
+
+def test_recipe_and_mining_lie_beside_the_weights_and_in_the_card(finished, tiny_mllm):
+    _, folder = finished
+    for place in (folder / "final", folder / "checkpoint-2"):
+        text = (place / "recipe.yaml").read_text()
+        assert str(folder) not in text and str(tiny_mllm.parent) not in text and "/" not in text
+        recipe = RunConfig.from_file(place / "recipe.yaml")
+        assert (recipe.model, recipe.output_dir) == (tiny_mllm.name, "run") and recipe.data[0].path == "pairs.jsonl"
+        (mined,) = json.loads((place / "mining.json").read_text()).values()
+        card = (place / "README.md").read_text()
+        assert f"| pairs | {mined['rows']} | {mined['clusters']} |" in card and mined["rows"] == 64
+        assert f"fine-tuned from `{tiny_mllm.name}` with SaHa" in card and "rank 2, alpha 16" in card
+        assert "Not evaluated" in card and "without further training" not in card
 
 
 def test_an_adapter_checkpoint_loads_with_its_base(finished):

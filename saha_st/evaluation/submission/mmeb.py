@@ -172,7 +172,7 @@ def _is_date(text: str | None) -> bool:
 
 def _backbone_of(model: SentenceTransformer) -> str:
     base = model.model_card_data.base_model
-    if isinstance(base, str):
+    if isinstance(base, str) and "/" in base:  # of a local base only the folder's name is known
         return base.rstrip("/").rsplit("/", 1)[-1]
     return getattr(getattr(model[0], "config", None), "model_type", None) or type(model[0]).__name__
 

@@ -1,0 +1,194 @@
+"""`SaHaModelCardData`: what a card is rendered from, kept beside the weights whenever they are saved.
+
+Sentence Transformers' card shows samples of the training set, pictures included, and a push uploads them. What people
+train on is often not theirs to publish, so nothing is taken from it here unless asked. Nor is anything looked up on
+the Hub, or the model run, while a card is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub.utils import yaml_dump
+from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
+
+from saha_st.card.figure import draw_mining
+from saha_st.card.readme import STATED, TAGS, TRAINED, stated_in
+from saha_st.card.recipe import hub_datasets, is_hub_id
+from saha_st.card.sidecars import FIGURE_FILE, MINING_FILE, RECIPE_FILE, Sidecars, remove_results
+from saha_st.card.variables import template_variables
+
+
+@dataclass
+class SaHaModelCardData(SentenceTransformerModelCardData):
+    """Card data of an embedder with a hierarchical prompt.
+
+    `load_embedder` gives it to every model, so that `save_pretrained`, the trainer and `train` write this card, and
+    the files that it is rendered from. It is rendered anew each time a model is saved: what a person wrote into the
+    README of the folder that a model was loaded from stays there, and only what it states about licence, language and
+    base model is taken over, and its ``about``.
+
+    Args:
+        about: Own words, in Markdown, for the top of the card.
+        license: Of this model, as in the Hub's list; ``"other"`` with a name and a link.
+        license_name: Name of another licence.
+        license_link: Where to read it.
+        base_model: What the weights come from.
+        base_model_relation: As on the Hub; ``finetune`` if it was trained.
+        repo_id: Where it is published, for the examples; `model_id` of Sentence Transformers does as well.
+        recipe: The run's config, see `publishable_recipe`.
+        mining: Statistics of what was mined, by dataset.
+        reports: Reports of evaluations of these weights.
+        mining_figure: Path of the figure, relative to the card.
+        show_training_samples: Show statistics and samples of the training data; pictures are saved with the model.
+        parity: Whether vectors to compare with are shipped, in a folder ``parity``.
+        source: The checkpoint that the weights were loaded from; once they are trained, their base model.
+        is_untrained: Whether the weights are known to be those of the base model.
+
+    Example:
+        >>> card = SaHaModelCardData.of_folder("out/final", license="apache-2.0", repo_id="org/saha")
+    """
+
+    tags: list[str] = field(default_factory=lambda: list(TAGS))
+    generate_widget_examples: bool = False
+    about: str | None = None
+    base_model: str | None = None
+    license_name: str | None = None
+    license_link: str | None = None
+    base_model_relation: str | None = None
+    repo_id: str | None = None
+    recipe: Mapping[str, Any] | None = None
+    mining: Mapping[str, Mapping[str, Any]] | None = None
+    reports: Sequence[Mapping[str, Any]] = ()
+    mining_figure: str | None = None
+    show_training_samples: bool = False
+    parity: bool = False
+    source: str | None = None
+    is_untrained: bool = False
+    trains: bool = field(default=False, init=False, repr=False)
+    template_path: Path = field(
+        default=Path(str(resources.files("saha_st.card") / "template.md.jinja")), init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        self.model_id = self.model_id or self.repo_id
+        super().__post_init__()
+
+    @classmethod
+    def of_folder(cls, folder: str | Path, **fields: Any) -> SaHaModelCardData:
+        """Read what the files in a checkpoint's folder say; those that are missing are not missed.
+
+        Args:
+            folder: A local folder.
+            **fields: Fields that are known better.
+
+        Raises:
+            ValueError: A file that does not hold what its name says.
+        """
+        folder = Path(folder)
+        found = Sidecars.read(folder)
+        known = {
+            **stated_in(folder / "README.md"),
+            "recipe": found.recipe,
+            "mining": found.mining,
+            "reports": found.reports,
+            "mining_figure": FIGURE_FILE if (folder / FIGURE_FILE).is_file() else None,
+            "parity": (folder / "parity").is_dir(),
+        }
+        if found.recipe is not None:
+            known.setdefault("base_model", found.recipe["model"])
+        return cls(**known | fields)
+
+    @property
+    def stated(self) -> dict[str, Any]:
+        """What only people know of the model, as fields: `of_folder` takes it over from a README."""
+        found = {name: getattr(self, name) for name in (*STATED, "about") if getattr(self, name)}
+        return found | ({"tags": [*TAGS, TRAINED]} if TRAINED in self.tags else {})
+
+    # What Sentence Transformers' trainer and loader tell card data.
+
+    def set_base_model(self, model_id: str, revision: str | None = None) -> bool:
+        """Take a Hub id as the base model, as it is: nothing is looked up, and no folder is taken for an id."""
+        if not is_hub_id(model_id) or Path(model_id).exists():
+            return False
+        self.base_model, self.base_model_revision = model_id, getattr(revision, "resolved", revision)
+        return True
+
+    def try_to_set_base_model(self) -> None:
+        """Guess no base model from the parts of a path."""
+
+    def validate_datasets(self, dataset_list: list[dict[str, Any]], *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
+        """Take what was stated about datasets as it is, without looking it up."""
+        self.datasets = list(dict.fromkeys([*self.datasets, *(each["id"] for each in dataset_list if each.get("id"))]))
+        return [{"name": each.get("id"), **each} for each in dataset_list]
+
+    def set_widget_examples(self, dataset: Any) -> None:
+        """Take no examples from a training set."""
+
+    def extract_dataset_metadata(self, dataset: Any, dataset_metadata: list, *args: Any, **kwargs: Any) -> list:
+        """Take samples and statistics of a dataset if asked to; what the user stated about it stays.
+
+        A trainer calls this when it begins: from here on, what was known of the weights is known of their base.
+        """
+        if kwargs.get("dataset_type") == "train":
+            if self.source:
+                self.base_model, self.base_model_revision, self.source = self.source, None, None
+            self.recipe, self.mining, self.reports, self.mining_figure = None, None, (), None
+            self.about, self.is_untrained, self.trains = None, False, True
+        if self.show_training_samples:
+            return super().extract_dataset_metadata(dataset, dataset_metadata, *args, **kwargs)
+        return self.validate_datasets(dataset_metadata)
+
+    # What is rendered.
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the template's variables and, where a model is being saved, write the files beside the card."""
+        if self.save_dir:
+            self.write_sidecars(Path(self.save_dir))
+        name = self.model_name
+        values = super().to_dict()
+        self.model_name, self._cached_dict = name, None  # which a later training would make untrue
+        return values | template_variables(self)
+
+    def get_default_model_name(self) -> str:
+        """Return the name of the repository or of the run."""
+        run = (self.recipe or {}).get("output_dir")
+        return (self.model_id or "").split("/")[-1] or run or f"Embedder based on {self.base_model or 'an MLLM'}"
+
+    def to_yaml(self, line_break: str | None = None) -> str:
+        """Return the front matter."""
+        base = self.base_model if is_hub_id(self.base_model) else None
+        values = {
+            "language": self.language,
+            "license": self.license or ("other" if self.license_name else None),
+            "license_name": self.license_name,
+            "license_link": self.license_link,
+            "library_name": self.library_name,
+            "pipeline_tag": self.pipeline_tag,
+            "tags": [*self.tags, *(["mteb"] if self.reports else [])],
+            "base_model": base,
+            "base_model_relation": base and (self.base_model_relation or ("finetune" if self.is_trained else None)),
+            "datasets": list(dict.fromkeys([*self.datasets, *hub_datasets(self.recipe)])),
+        }
+        shown = {key: value for key, value in values.items() if value not in (None, [])}
+        return yaml_dump(shown, sort_keys=False, line_break=line_break).strip()
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the weights are known to be other ones than the base model's."""
+        return self.recipe is not None or TRAINED in self.tags
+
+    def write_sidecars(self, folder: Path) -> None:
+        """Write the files that the card is rendered from, and the figure if it can be drawn."""
+        if self.trains:  # what lies there may be of the weights that were loaded from there
+            remove_results(folder)
+            for name in (RECIPE_FILE, MINING_FILE, FIGURE_FILE):
+                (folder / name).unlink(missing_ok=True)
+        Sidecars(self.recipe, self.mining, self.reports).write(folder)
+        if self.mining:
+            draw_mining(self.mining, folder / FIGURE_FILE)
+        self.mining_figure = FIGURE_FILE if (folder / FIGURE_FILE).is_file() else None
