@@ -21,12 +21,15 @@ _HOMES = {
     "HierarchicalPromptTransformer": "modules",
     "RunConfig": "training",
     "SaHaLoss": "losses",
+    "SaHaModelCardData": "card",
     "SameTaskBatchSampler": "samplers",
     "load_embedder": "modules",
     "load_mmeb": "data",
     "load_pairs": "data",
     "mine_saha_clusters": "mining",
+    "publish": "hub",
     "train": "training",
+    "verify": "hub",
 }
 
 __all__ = [
@@ -35,16 +38,21 @@ __all__ = [
     "HierarchicalPromptTransformer",
     "RunConfig",
     "SaHaLoss",
+    "SaHaModelCardData",
     "SameTaskBatchSampler",
     "load_embedder",
     "load_mmeb",
     "load_pairs",
     "mine_saha_clusters",
+    "publish",
     "train",
+    "verify",
 ]
 
 if TYPE_CHECKING:
+    from saha_st.card import SaHaModelCardData
     from saha_st.data import load_mmeb, load_pairs
+    from saha_st.hub import publish, verify
     from saha_st.losses import SaHaLoss
     from saha_st.mining import mine_saha_clusters
     from saha_st.modules import HierarchicalPromptTransformer, load_embedder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,50 @@ _PROBES = ("a probe", "another text, to compare vectors before and after")
 def has_adapter(model: SentenceTransformer) -> bool:
     """Whether an adapter is in place."""
     return any(isinstance(module, BaseTunerLayer) for module in model[0].model.modules())
+
+
+@dataclass(frozen=True)
+class AdapterEffect:
+    """What an adapter does.
+
+    Attributes:
+        tensors: How many tensors it has in the model.
+        layers: How many layers it sits on.
+        change: How far it turns the vectors of the probes, at most, as 1 - cosine.
+    """
+
+    tensors: int
+    layers: int
+    change: float
+
+
+def adapter_effect(model: SentenceTransformer, *, probes: Sequence[Any] = _PROBES) -> AdapterEffect | None:
+    """Measure what an adapter does; None if there is none.
+
+    Raises:
+        ValueError: It is there and changes nothing: it was never trained, or its weights were not loaded.
+    """
+    layers = [module for module in model[0].model.modules() if isinstance(module, BaseTunerLayer)]
+    if not layers:
+        return None
+    names = tuple(f"{name}." for layer in layers[:1] for name in layer.adapter_layer_names)
+    tensors = sum(any(part in f"{name}." for part in names) for name, _ in model[0].model.named_parameters())
+    adapted = model.encode(list(probes))
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        plain = model.encode(list(probes))
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+    lengths = np.linalg.norm(adapted, axis=1) * np.linalg.norm(plain, axis=1)
+    change = float((1 - (adapted * plain).sum(axis=1) / lengths).max())
+    if np.array_equal(adapted, plain):
+        raise ValueError(
+            f"The adapter has {tensors} tensors on {len(layers)} layers, and changes nothing: the vectors are those "
+            "of the base model to the last bit. It was never trained, or its weights were not loaded."
+        )
+    return AdapterEffect(tensors, len(layers), change)
 
 
 def merge_adapter(model: SentenceTransformer, *, probes: Sequence[Any] = _PROBES) -> None:

@@ -117,6 +117,10 @@ class HierarchicalPromptTransformer(Transformer):
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save like the stock module, and state in the model's config which versions it needs."""
+        if backend := getattr(self.tokenizer, "backend_tokenizer", None):
+            # Left over from the last call; other engines would cut and pad by it.
+            backend.no_truncation()
+            backend.no_padding()
         super().save(output_path, *args, **kwargs)
         write_whole_names(Path(output_path))
         # Sentence Transformers writes this file first, but offers no other place to state requirements.

@@ -1,0 +1,63 @@
+"""A loopback Hub in place of the real one, for this process and for its children."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hub.loopback_hub import WRITER, LoopbackHub
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """An empty Hub with an empty cache, and somebody logged in who may write to ``org``.
+
+    huggingface_hub has read its environment by now, so its constants are changed; children read the environment.
+    """
+    from huggingface_hub import constants, hf_api
+    from huggingface_hub.utils import _http, close_session
+
+    with LoopbackHub() as server:
+        home = tmp_path / "hf-home"
+        for name, value in {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": True,  # the loopback Hub speaks LFS
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_TOKEN_PATH": str(home / "token"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
+        monkeypatch.setattr(_http, "time", _NoWaiting())
+        monkeypatch.setenv("HF_TOKEN", WRITER)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+        close_session()  # it remembers proxies
+        yield server
+        close_session()
+    assert not server.errors, "\n".join(server.errors)
+
+
+@pytest.fixture
+def logged_out(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it to go on without a token."""
+    return lambda: monkeypatch.delenv("HF_TOKEN")
+
+
+@pytest.fixture
+def stranger(hub: LoopbackHub, tmp_path: Path) -> dict[str, str]:
+    """The environment of somebody who has nothing: no token, no cache."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "PYTHON"))}
+    settings = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    return kept | settings | {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "strangers-home")}
+
+
+class _NoWaiting:
+    """In place of ``time`` where huggingface_hub waits before it tries again."""
+
+    def __getattr__(self, name: str) -> object:
+        import time
+
+        return (lambda seconds: None) if name == "sleep" else getattr(time, name)

@@ -1,0 +1,150 @@
+"""What is about to be published: merged, told about, looked at, loaded without `saha_st`. Uploads: test_round_trip."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file, save_file
+from sentence_transformers import SentenceTransformer
+
+from saha_st.cli import main
+from saha_st.hub import publish
+from saha_st.hub.publishing import check_in_clean_process
+from saha_st.modules import load_embedder
+from saha_st.modules.merging import has_adapter
+from saha_st.training import AdapterConfig
+from saha_st.training.adapters import add_adapter
+
+TEXTS = ["a red circle", "two blue stars left of a square"]
+
+
+@pytest.fixture(scope="module")
+def adapted(_embedder, tmp_path_factory):
+    """Folder of a checkpoint with a DoRA adapter that does something, and its vectors."""
+    model = copy.deepcopy(_embedder)
+    add_adapter(model, AdapterConfig())
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.02)
+    folder = tmp_path_factory.mktemp("adapted") / "checkpoint"
+    model.save_pretrained(str(folder))
+    return folder, model.encode_query(TEXTS)
+
+
+@pytest.fixture(scope="module")
+def published(adapted, tmp_path_factory):
+    """A dry run of publishing the adapted checkpoint."""
+    folder = tmp_path_factory.mktemp("published") / "repository"
+    return folder, publish(
+        adapted[0], "org/saha", dry_run=True, keep_adapter=True, license="apache-2.0", output_dir=folder
+    )
+
+
+def test_a_dry_run_checks_everything_and_uploads_nothing(published):
+    folder, found = published
+    assert found.url is None and found.commit is None and found.repo_id == "org/saha"
+    assert {each.engine for each in found.comparisons} == {"sentence-transformers", "transformers"}
+    assert len(found.comparisons) == 18 and all(each.is_equal for each in found.comparisons)
+    assert set(found.files) == {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_adapters_are_merged_counted_and_kept_beside_the_weights(published, adapted):
+    folder, found = published
+    assert found.adapter.tensors == len(load_file(adapted[0] / "adapter_model.safetensors")) > 0
+    assert found.adapter.layers == found.adapter.tensors / 3 and found.adapter.change > 1e-3
+    assert not (folder / "adapter_config.json").exists() and "model.safetensors" in found.files
+    assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(found.files)
+    vectors = SentenceTransformer(str(folder), device="cpu").encode_query(TEXTS)
+    np.testing.assert_allclose(vectors, adapted[1], atol=1e-5)
+
+
+def test_it_holds_data_only_and_the_class_that_servers_look_for(published):
+    folder, found = published
+    suffixes = {Path(name).suffix for name in found.files}
+    assert suffixes <= {".json", ".jinja", ".safetensors", ".md", ".png", ".yaml"}
+    assert json.loads((folder / "config.json").read_text())["architectures"] == ["Qwen2VLForConditionalGeneration"]
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.license == "apache-2.0" and card.data.library_name == "sentence-transformers"
+    assert 'SentenceTransformer("org/saha")' in card.text and "saha-st verify" in card.text
+
+
+def test_a_model_that_is_passed_in_keeps_its_adapter(adapted, tmp_path, monkeypatch):
+    monkeypatch.setattr("saha_st.hub.publishing.check_in_clean_process", lambda *args: ())
+    model = load_embedder(str(adapted[0]), device="cpu")
+    publish(model, "org/saha", dry_run=True, output_dir=tmp_path / "out")
+    assert has_adapter(model)
+    np.testing.assert_array_equal(model.encode_query(TEXTS), adapted[1])
+
+
+def test_an_adapter_that_changes_nothing_is_refused(embedder, tmp_path):
+    add_adapter(embedder, AdapterConfig(use_dora=False))
+    with pytest.raises(ValueError, match="changes nothing"):
+        publish(embedder, "org/saha", dry_run=True)
+
+
+def test_what_gives_other_vectors_without_saha_st_is_not_published(published, tmp_path):
+    folder = Path(shutil.copytree(published[0], tmp_path / "changed"))
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name] = -weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RuntimeError, match=r"other vectors where saha_st is not installed:\nquery: text"):
+        check_in_clean_process(folder, ("sentence-transformers",))
+
+
+def test_what_does_not_load_without_saha_st_is_not_published(published, tmp_path):
+    folder = Path(shutil.copytree(published[0], tmp_path / "changed"))
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["type"] = "saha_st.modules.HierarchicalPromptTransformer"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(RuntimeError, match="does not load where saha_st is not installed"):
+        check_in_clean_process(folder, ("sentence-transformers",))
+
+
+def test_secrets_and_paths_in_what_goes_along_stop_it_by_name(tiny_mllm, tmp_path):
+    card = tmp_path / "card.md"
+    card.write_text("---\nlicense: mit\n---\nTrained in /home/ann/runs/7 with hf_" + "a1B2" * 9)
+    with pytest.raises(ValueError, match="(?s)README.md: line 4 looks like a Hugging Face token.*'/home/ann/runs/7'"):
+        publish(str(tiny_mllm), "org/saha", dry_run=True, card=card)
+
+
+@pytest.mark.parametrize("name", ["saha", "a/b/c", "org/sa ha", "/org", ""])
+def test_a_name_that_the_hub_does_not_take_is_refused_at_once(name):
+    with pytest.raises(ValueError, match="repo_id must be 'organisation/name'"):
+        publish("nowhere", name, dry_run=True)
+
+
+def test_a_folder_that_is_not_empty_and_a_card_that_is_not_there_are_refused_at_once(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileExistsError, match="output_dir"):
+        publish("saha-tiny", "org/saha", dry_run=True, output_dir=tmp_path)
+    with pytest.raises(FileNotFoundError, match="card: there is no file"):
+        publish("saha-tiny", "org/saha", dry_run=True, card=tmp_path / "none.md")
+
+
+@pytest.mark.parametrize(("token", "message"), [("hf_x", "HF_HUB_OFFLINE is set"), (None, "Not logged in")])
+def test_without_a_connection_or_a_token_it_says_so_before_the_long_work(monkeypatch, token, message):
+    monkeypatch.setattr("huggingface_hub.utils._headers.get_token", lambda: None)
+    with pytest.raises(OSError, match=message):
+        publish("saha-tiny", "org/saha", token=token)
+
+
+def test_the_command_lists_the_files_of_a_run_folder(tiny_mllm, tmp_path, capsys):
+    run = tmp_path / "run"
+    load_embedder(str(tiny_mllm), device="cpu").save_pretrained(str(run / "final"))
+    (run / "final" / "recipe.yaml").write_text(yaml.safe_dump({"model": "org/base", "data": [{"path": "org/pairs"}]}))
+    out = tmp_path / "out"
+    assert main(["publish", str(run), "org/saha", "--dry-run", "--output_dir", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "model.safetensors" in printed and "Dry run: nothing was uploaded." in printed
+    assert "18 inputs, equal tokens, lowest cosine 1.000000" in printed
+    assert ModelCard.load(out / "README.md").data.base_model == "org/base"
