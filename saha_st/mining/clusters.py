@@ -3,7 +3,8 @@
 A document is a unique positive; the rows that hold it as their positive own it. A row's hard negatives are documents
 near its anchor that come with an owner, and the owner joins the cluster as a full training pair. An owner that asks
 nearly the same as the anchor marks a false negative, and the owner filter drops it. Rows left over find their mates
-among all rows in a second phase. Pure NumPy: every step is a method of `_Rule`, vectorised over one row's pool.
+among all rows in a second phase. Pure NumPy: every step is a method of `Rule`, vectorised over one row's pool; what
+happened to one row is told by `saha_st.mining.tracing`, which calls the same methods.
 """
 
 from __future__ import annotations
@@ -112,6 +113,37 @@ def assign_clusters(
         ValueError: if the arrays do not fit one another, embeddings are not finite or zero, or `num_negatives` is
             larger than the data.
     """
+    rule = make_rule(
+        neighbours,
+        anchor_embeddings,
+        document_of_row,
+        num_negatives=num_negatives,
+        pool_multiplier=pool_multiplier,
+        owner_filter=owner_filter,
+        anchor_key=anchor_key,
+        max_owner_similarity=max_owner_similarity,
+        relative_margin=relative_margin,
+        neighbour_scores=neighbour_scores,
+        positive_scores=positive_scores,
+    )
+    return rule.run(show_progress_bar)
+
+
+def make_rule(
+    neighbours: np.ndarray,
+    anchor_embeddings: np.ndarray,
+    document_of_row: np.ndarray | Sequence[int],
+    *,
+    num_negatives: int = 15,
+    pool_multiplier: int = 3,
+    owner_filter: bool = True,
+    anchor_key: np.ndarray | Sequence | None = None,
+    max_owner_similarity: float | None = None,
+    relative_margin: float | None = None,
+    neighbour_scores: np.ndarray | None = None,
+    positive_scores: np.ndarray | None = None,
+) -> Rule:
+    """Checks the arguments of `assign_clusters`, and returns its rule, ready to run."""
     check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
     document_of_row = check_document_of_row(document_of_row, num_negatives=num_negatives)
     rows = len(document_of_row)
@@ -121,7 +153,7 @@ def assign_clusters(
         raise ValueError(f"anchor_embeddings has {len(anchor_embeddings)} rows, document_of_row has {rows}.")
     pool = pool_size(num_negatives, pool_multiplier)
     documents = check_neighbours(neighbours, rows, documents=int(document_of_row.max()) + 1, pool_size=pool)
-    rule = _Rule(
+    return Rule(
         neighbours=neighbours,
         anchors=anchor_embeddings,
         inverse_norms=inverse_norms(anchor_embeddings, "anchor_embeddings").astype(np.float32),
@@ -134,13 +166,12 @@ def assign_clusters(
         max_owner_similarity=max_owner_similarity,
         score_limits=score_limits(relative_margin, neighbours, neighbour_scores, positive_scores),
     )
-    return rule.run(show_progress_bar)
 
 
 _DROPPED = ("documents_in_margin", "owners_too_similar", "owners_filtered", "owners_clashing")
 
 
-class _Taken:
+class Taken:
     """The rows that can no longer become mates, and how many owners each document has left."""
 
     def __init__(self, owners: Ragged) -> None:
@@ -154,7 +185,7 @@ class _Taken:
 
 
 @dataclass
-class _Rule:
+class Rule:
     """Design 1.2 over arrays, one method a step. The fields are the checked arguments of `assign_clusters`."""
 
     neighbours: np.ndarray  # (rows, k)
@@ -183,7 +214,7 @@ class _Rule:
     def run(self, show_progress_bar: bool) -> ClusterAssignment:
         """Both phases over all rows."""
         rows = range(len(self.document_of_row))
-        used, clusters = _Taken(self.owners_of), []
+        used, clusters = Taken(self.owners_of), []
         for row in tqdm(rows, desc="Clusters, phase 1", disable=not show_progress_bar):
             if not used.rows[row]:
                 cluster = self.cluster(row, used, owner_limit=self.pool_size // 2)
@@ -191,7 +222,7 @@ class _Rule:
                     used.add(cluster, self.document_of_row[cluster])
                     clusters.append(cluster)
         phase_one_clusters = len(clusters)
-        reused = _Taken(self.owners_of)  # mates of phase 1 are free again, as many rows are left without any
+        reused = Taken(self.owners_of)  # mates of phase 1 are free again, as many rows are left without any
         for row in tqdm(rows, desc="Clusters, phase 2", disable=not show_progress_bar):
             if not used.rows[row]:
                 cluster = self.cluster(row, reused, owner_limit=self.pool_size)
@@ -201,7 +232,7 @@ class _Rule:
                     clusters.append(cluster)
         return ClusterAssignment(clusters, self._counts(clusters, phase_one_clusters, used))
 
-    def cluster(self, row: int, taken: _Taken, *, owner_limit: int) -> np.ndarray:
+    def cluster(self, row: int, taken: Taken, *, owner_limit: int) -> np.ndarray:
         """Steps 1 to 5 for one row; the row alone when no owner is left for it."""
         owners, similarities = self.owners(row, self.pool(row), taken, owner_limit)
         return np.concatenate(([row], self.mates(owners, similarities)))
@@ -223,7 +254,7 @@ class _Rule:
             allowed &= outside
         return documents[allowed]
 
-    def owners(self, row: int, documents: np.ndarray, taken: _Taken, limit: int) -> tuple[np.ndarray, np.ndarray]:
+    def owners(self, row: int, documents: np.ndarray, taken: Taken, limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Step 2: in rank order, for each document the free owner that is most similar to the row; `limit` at most."""
         rows, document = self.owners_of.joined(documents[taken.owners_left[documents] > 0])
         free = ~taken.rows[rows]
@@ -245,15 +276,17 @@ class _Rule:
 
     def mates(self, owners: np.ndarray, similarities: np.ndarray) -> np.ndarray:
         """Step 4: the owner filter, then the first owners that do not clash with one another."""
-        if self.owner_filter:
-            owners = owners[np.argsort(similarities, kind="stable")]
-        mates = owners
+        owners = mates = self.in_order(owners, similarities)
         if self.anchors_repeat:
             mates = owners[~self.clashing(owners)]
             self.dropped["owners_clashing"] += len(owners) - len(mates)
         if self.owner_filter:
             self.dropped["owners_filtered"] += max(len(mates) - self.num_negatives, 0)
         return mates[: self.num_negatives]
+
+    def in_order(self, owners: np.ndarray, similarities: np.ndarray) -> np.ndarray:
+        """The owners in the order in which they are chosen: least similar first, or as they are ranked."""
+        return owners[np.argsort(similarities, kind="stable")] if self.owner_filter else owners
 
     def clashing(self, owners: np.ndarray) -> np.ndarray:
         """Marks the owners that cannot stand beside an earlier one that stays: either has the other's positive."""
@@ -277,7 +310,7 @@ class _Rule:
         # not a matrix product: BLAS may round equal rows differently, by their position, and so break ties at random
         return np.einsum("nd,d->n", anchors, anchor) * (self.inverse_norms[rows] * self.inverse_norms[row])
 
-    def _counts(self, clusters: list[np.ndarray], phase_one_clusters: int, used: _Taken) -> ClusterCounts:
+    def _counts(self, clusters: list[np.ndarray], phase_one_clusters: int, used: Taken) -> ClusterCounts:
         sizes, frequency = np.unique([len(cluster) for cluster in clusters], return_counts=True)
         return ClusterCounts(
             rows=len(used.rows),
