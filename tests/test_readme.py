@@ -82,3 +82,14 @@ def test_the_evaluation_scores_what_it_says_and_the_other_commands_have_these_fl
 def test_the_two_commands_of_the_newcomer_are_there():
     assert ["saha-st", "quickstart"] in commands() and ["pytest"] in commands()
     assert README.count("pip install uv && uv run --all-extras") == 2
+
+
+def test_the_commands_that_share_and_show_have_these_flags():
+    shared = {"publish": [], "verify": [], "demo": []}
+    for command in commands():
+        if command[0] == "saha-st" and command[1] in shared:
+            shared[command[1]].append(build_parser().parse_args(command[1:]))
+    assert [args.dry_run for args in shared["publish"]] == [True, False]
+    assert [args.backend for args in shared["verify"]] == ["transformers", "vllm"]
+    assert shared["verify"][1].server == "http://localhost:8000"
+    assert [args.gallery for args in shared["demo"]] == ["scenes", "photos"]

@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from saha_st import __version__
-from saha_st.cli import data, encode, evaluate, mine, publish, quickstart, submission, train, verify
+from saha_st.cli import data, demo, encode, evaluate, mine, publish, quickstart, submission, train, verify
 
-COMMANDS = (quickstart, encode, mine, train, evaluate, submission, publish, verify, data)
+COMMANDS = (quickstart, encode, mine, train, evaluate, submission, publish, verify, demo, data)
 
 # What a user can put right: shown as one line. Anything else is a defect, and keeps its traceback.
 _EXPECTED = (ValueError, KeyError, FileNotFoundError, FileExistsError, ImportError, OSError)

@@ -1,0 +1,60 @@
+"""Try an embedder in the browser: search, what the prompt does, and what mining throws out.
+
+  saha-st demo
+  saha-st demo --model org/saha --gallery photos
+
+Nothing needs to be downloaded for the first. The gallery is encoded once; its vectors are kept for the next time. The
+same app runs as a Space, see spaces_demo/.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+NAME = "demo"
+HELP = "try an embedder in the browser"
+IF_INTERRUPTED = "Vectors that were encoded are kept."
+
+_SETTINGS = ("model", "gallery", "revision", "device", "image_column", "text_column", "subset", "split")
+_SETTINGS += ("max_pictures", "cache")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's flags."""
+    parser.add_argument("--model", default="saha-tiny", help="Hub id, folder, or an embedded model")
+    parser.add_argument(
+        "--gallery", default="scenes", help="folder of pictures, table file, Hub dataset; scenes: generated ones"
+    )
+    parser.add_argument("--image_column", help="column of pictures in a table or dataset; 'image' if there is one")
+    parser.add_argument("--text_column", help="column of their captions; 'text' if there is one")
+    parser.add_argument("--subset", help="configuration of a Hub dataset")
+    parser.add_argument("--split", default="train", help="split of the dataset")
+    parser.add_argument("--max_pictures", type=int, default=300, help="show at most so many pictures")
+    parser.add_argument("--revision", help="branch, tag or commit of the model")
+    parser.add_argument("--device", help="torch device; the best available if not given")
+    parser.add_argument("--cache", help="folder for vectors; in the user's cache folder if not given")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: every network")
+    parser.add_argument("--port", type=int, help="port to listen on; the first free one from 7860 if not given")
+    parser.add_argument("--share", choices=("no", "yes"), default="no", help="yes: a public link through gradio.live")
+    parser.add_argument("--open", action="store_true", help="open the browser")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Build the app and serve it until it is interrupted."""
+    from saha_st.demo import DemoSettings, build_demo, launch_options
+
+    settings = DemoSettings(**{name: getattr(args, name) for name in _SETTINGS})
+    print("Loading …", flush=True)
+    demo = build_demo(settings, show_progress_bar=not args.quiet)
+    _, url, public = demo.launch(
+        **launch_options(),
+        server_name=args.host,
+        server_port=args.port,
+        share=args.share == "yes",
+        inbrowser=args.open,
+        quiet=True,
+        prevent_thread_lock=True,
+    )
+    print(f"The demo is at {public or url}  (Ctrl+C ends it)", flush=True)
+    demo.block_thread()
+    return 0
