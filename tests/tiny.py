@@ -44,14 +44,15 @@ MERGE_SIZE = 2
 
 def build_tiny_mllm(folder: Path, *, seed: int = 0, hidden_size: int = 32, layers: int = 2) -> Path:
     """Write a random Qwen2-VL (generative, with processor and chat template) to ``folder`` and return it."""
-    tokenizer = _tokenizer()
+    tokenizer = build_tokenizer()
     torch.manual_seed(seed)
     Qwen2VLForConditionalGeneration(_config(tokenizer, hidden_size, layers)).save_pretrained(folder)
     _processor(tokenizer).save_pretrained(folder)
     return Path(folder)
 
 
-def _tokenizer() -> Qwen2Tokenizer:
+def build_tokenizer() -> Qwen2Tokenizer:
+    """A tokenizer trained on a few sentences, with the special tokens of Qwen2-VL."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()

@@ -169,13 +169,18 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
             "license_link": self.license_link,
             "library_name": self.library_name,
             "pipeline_tag": self.pipeline_tag,
-            "tags": [*self.tags, *(["mteb"] if self.reports else [])],
+            "tags": [*self._tags(), *(["mteb"] if self.reports else [])],
             "base_model": base,
             "base_model_relation": base and (self.base_model_relation or ("finetune" if self.is_trained else None)),
             "datasets": list(dict.fromkeys([*self.datasets, *hub_datasets(self.recipe)])),
         }
         shown = {key: value for key, value in values.items() if value not in (None, [])}
         return yaml_dump(shown, sort_keys=False, line_break=line_break).strip()
+
+    def _tags(self) -> list[str]:
+        """The tags, without those of what the model cannot take."""
+        sees = self.model is None or "image" in self.model[0].modalities
+        return [tag for tag in self.tags if sees or tag not in ("image-text-to-text", "multimodal-embedding")]
 
     @property
     def is_trained(self) -> bool:

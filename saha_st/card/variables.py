@@ -24,6 +24,7 @@ def template_variables(data: SaHaModelCardData) -> dict[str, Any]:
     return {
         "prompt": _prompt_of(model[0]),
         "repo": data.model_id or PLACEHOLDER,
+        "sees": "image" in model[0].modalities,
         "is_trained": data.is_trained,
         "base_is_on_hub": is_hub_id(data.base_model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),

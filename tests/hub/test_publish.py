@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
+from tiny import build_tokenizer
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from saha_st.cli import main
 from saha_st.hub import publish
@@ -115,6 +118,34 @@ def test_secrets_and_paths_in_what_goes_along_stop_it_by_name(tiny_mllm, tmp_pat
     card.write_text("---\nlicense: mit\n---\nTrained in /home/ann/runs/7 with hf_" + "a1B2" * 9)
     with pytest.raises(ValueError, match="(?s)README.md: line 4 looks like a Hugging Face token.*'/home/ann/runs/7'"):
         publish(str(tiny_mllm), "org/saha", dry_run=True, card=card)
+
+
+@pytest.fixture(scope="module")
+def tiny_llm(tmp_path_factory) -> Path:
+    """Folder of a random LLM of text alone, whose chat template wants plain strings; its output layer is its own."""
+    folder, tokenizer = tmp_path_factory.mktemp("llm"), build_tokenizer()
+    tokenizer.chat_template = (
+        "{% for message in messages %}<|im_start|>{{ message.role + '\\n' + message.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\\n{% endif %}"
+    )
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, initializer_range=0.2, **sizes)
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_of_text_alone_is_published_as_one(tiny_llm, tmp_path):
+    found = publish(tiny_llm, "org/llm", dry_run=True, output_dir=tmp_path / "out")
+    assert len(found.comparisons) == 8 and all(each.is_equal for each in found.comparisons)
+    assert not any(name.endswith(".png") for name in found.files)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["Qwen2ForCausalLM"]
+    card = ModelCard.load(tmp_path / "out" / "README.md")
+    assert "llm embeds text into 32-dimensional vectors" in card.text and "PIL" not in card.text
+    assert "image-text-to-text" not in card.data.tags and "feature-extraction" in card.data.tags
+    for example in re.findall(r"```python\n(.*?)```", card.text, flags=re.DOTALL):
+        exec(compile(example.replace("org/llm", str(tmp_path / "out")), "README.md", "exec"), {})  # noqa: S102
 
 
 @pytest.mark.parametrize("name", ["saha", "a/b/c", "org/sa ha", "/org", ""])
