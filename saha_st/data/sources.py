@@ -74,7 +74,10 @@ def open_rows(
         or path.suffix.lower() in SUFFIXES
     ):
         raise FileNotFoundError(f"source: there is no file or folder {name!r}.")
-    table = load_dataset(name, subset, split=split, revision=revision, cache_dir=cache_dir)
+    try:
+        table = load_dataset(name, subset, split=split, revision=revision, cache_dir=cache_dir)
+    except ConnectionError as error:
+        raise ConnectionError(f"source: there is no file or folder {name!r} here, and {error}.") from error
     return Rows(table, name, on_hub=True)
 
 

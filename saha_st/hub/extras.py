@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 from saha_st.card import SaHaModelCardData, render_card
 from saha_st.card.results import copy_results
 from saha_st.card.sidecars import FIGURE_FILE
-from saha_st.modules.loading import resolve_model
+from saha_st.modules.loading import not_loadable, resolve_model
 
 _RESULTS = ("results", ".eval_results")
 """Folders that are not saved with a model, but may lie beside one."""
@@ -31,7 +31,10 @@ def source_folder(model_name_or_path: str) -> str:
     final = Path(model_name_or_path).expanduser() / _FINAL
     if (final / "modules.json").exists():
         return str(final)
-    return resolve_model(model_name_or_path)
+    source = resolve_model(model_name_or_path)
+    if "/" not in source and not Path(source).is_dir():  # the Hub is not asked for a folder that is not there
+        raise ValueError(not_loadable(source))
+    return source
 
 
 @dataclass(frozen=True)

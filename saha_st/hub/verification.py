@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saha_st.hub.engines import ENGINES, PARITY, Comparison, compare, read_fixtures
+from saha_st.modules.loading import resolve_model
 
 
 @dataclass(frozen=True)
@@ -99,8 +100,8 @@ def _check(backend: str, server: str | None) -> None:
 
 
 def _folder_with_parity(name: str, *, revision: str | None, token: str | None) -> Path:
-    if Path(name).is_dir():
-        return Path(name)
+    if Path(resolve_model(name)).is_dir():
+        return Path(resolve_model(name))
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

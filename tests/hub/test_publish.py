@@ -154,6 +154,13 @@ def test_a_name_that_the_hub_does_not_take_is_refused_at_once(name):
         publish("nowhere", name, dry_run=True)
 
 
+def test_a_model_that_is_not_there_is_not_looked_for_on_the_hub_unless_it_may_be():
+    with pytest.raises(ValueError, match="'saha-tinny' is no folder here.*Did you mean 'saha-tiny'"):
+        publish("saha-tinny", "org/saha", dry_run=True)
+    with pytest.raises(ValueError, match="There is no model folder './saha'"):
+        publish("./saha", "org/saha", dry_run=True)
+
+
 def test_a_folder_that_is_not_empty_and_a_card_that_is_not_there_are_refused_at_once(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(FileExistsError, match="output_dir"):

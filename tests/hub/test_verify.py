@@ -135,6 +135,8 @@ def test_arguments_that_do_not_go_together_are_refused(exported, options, messag
 def test_a_folder_without_or_with_damaged_fixtures_is_said(tiny_mllm, changed):
     with pytest.raises(FileNotFoundError, match="has no parity/parity.json"):
         verify(str(tiny_mllm))
+    with pytest.raises(ValueError, match="There is no model folder './nowhere'"):
+        verify("./nowhere")
     (changed / PARITY / "parity.json").write_text('{"entries": [{"task": "query"}], "tolerance": 1}')
     with pytest.raises(ValueError, match="is damaged"):
         verify(str(changed))
