@@ -10,6 +10,7 @@ same app runs as a Space, see spaces_demo/.
 from __future__ import annotations
 
 import argparse
+import socket
 
 NAME = "demo"
 HELP = "try an embedder in the browser"
@@ -44,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from saha_st.demo import DemoSettings, build_demo, launch_options
 
     settings = DemoSettings(**{name: getattr(args, name) for name in _SETTINGS})
+    _require_free(args.host, args.port)
     print("Loading …", flush=True)
     demo = build_demo(settings, show_progress_bar=not args.quiet)
     _, url, public = demo.launch(
@@ -58,3 +60,15 @@ def run(args: argparse.Namespace) -> int:
     print(f"The demo is at {public or url}  (Ctrl+C ends it)", flush=True)
     demo.block_thread()
     return 0
+
+
+def _require_free(host: str, port: int | None) -> None:
+    """See that the port can be listened on, before the model is loaded."""
+    if port is None:
+        return
+    with socket.socket() as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host, port))
+        except OSError as error:
+            raise OSError(f"--port {port}: {host} cannot be listened on there ({error.strerror}).") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -14,7 +15,7 @@ import yaml
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from saha_st.cli import build_parser
+from saha_st.cli import build_parser, main
 from saha_st.demo.app import launch_options, lay_out
 from saha_st.demo.errors import SOMETHING_WENT_WRONG
 
@@ -187,3 +188,12 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setattr(saha_st.demo, "find_spec", lambda name: None)
     assert main(["demo"]) == 2
     assert 'pip install "saha-st[demo]"' in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["demo", "--port", str(port), "--model", "nowhere"]) == 2
+    assert f"--port {port}: 127.0.0.1 cannot be listened on there" in capsys.readouterr().err
