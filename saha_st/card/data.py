@@ -107,7 +107,7 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
     def stated(self) -> dict[str, Any]:
         """What only people know of the model, as fields: `of_folder` takes it over from a README."""
         found = {name: getattr(self, name) for name in (*STATED, "about") if getattr(self, name)}
-        return found | ({"tags": [*TAGS, TRAINED]} if TRAINED in self.tags else {})
+        return found | {"tags": list(self.tags), "is_untrained": self.is_untrained}
 
     # What Sentence Transformers' trainer and loader tell card data.
 

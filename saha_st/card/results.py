@@ -36,7 +36,7 @@ def copy_results(
             whose data are on the Hub.
         model_name: The model, if there are results of several; as in results, `organisation/name` or `local/<folder>`.
         revision: The revision, if there are results of several.
-        prefer: Names that the model probably has, for when there are results of several and none is named.
+        prefer: Names that the model may have there; if no name is given, it must have one of them.
 
     Returns:
         The files that were written, relative to ``folder``.
@@ -87,8 +87,14 @@ def _find_run(source: Path, model_name: str | None, revision: str | None, prefer
             f"results_dir: {str(source)!r} holds no results of {model_name or 'any model'} @ "
             f"{revision or 'any revision'}; it holds those of {there}."
         )
-    if len(matching) > 1 and model_name is None:
-        matching = [run for run in matching if found[run] in prefer] or matching
+    if prefer and model_name is None:
+        likely = [run for run in matching if found[run] in prefer]
+        if not likely:
+            raise ValueError(
+                f"results_dir: {str(source)!r} holds results of {there}, not of a model called {' or '.join(prefer)}. "
+                "If they are of these very weights, say so with model_name (--results_model)."
+            )
+        matching = likely
     if len(matching) > 1:
         raise ValueError(
             f"results_dir: {str(source)!r} holds results of several models or revisions: {there}. Name one of them "

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from saha_st import __version__
 from saha_st.cli import data, demo, encode, evaluate, mine, publish, quickstart, submission, train, verify
+from saha_st.hub.errors import CheckFailedError
 
 COMMANDS = (quickstart, encode, mine, train, evaluate, submission, publish, verify, demo, data)
 
 # What a user can put right: shown as one line. Anything else is a defect, and keeps its traceback.
-_EXPECTED = (ValueError, KeyError, FileNotFoundError, FileExistsError, ImportError, OSError)
+_EXPECTED = (ValueError, KeyError, FileNotFoundError, FileExistsError, ImportError, OSError, CheckFailedError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -51,10 +51,7 @@ def run(args: argparse.Namespace) -> int:
         "card",
     )
     names += ("keep_adapter", "revision", "create_pr", "commit_message")
-    published = publish(**{name: getattr(args, name) for name in names})
-    for name, size in published.files.items():
-        print(f"{_readable(size):>10}  {name}")
-    print(f"{_readable(sum(published.files.values())):>10}  in {len(published.files)} files\n")
+    published = publish(report=print, **{name: getattr(args, name) for name in names})
     if published.adapter is not None:
         effect = published.adapter
         print(f"Adapter: {effect.tensors} tensors on {effect.layers} layers, merged; it turns vectors by up to "
@@ -68,11 +65,3 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(f'Published: {published.url}\nLoad it with SentenceTransformer("{published.repo_id}").')
     return 0
-
-
-def _readable(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"

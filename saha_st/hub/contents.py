@@ -39,7 +39,7 @@ _SECRETS = {
 _PATH = re.compile(
     r"""(?<![\w.:/-])(?:
         (?:/(?:home|root|Users|mnt|media|tmp|var|opt|srv|data|workspace|scratch|work|private|Volumes)|~)/[^\s"'`<>|)\]]+
-        |[A-Za-z]:\\{1,2}[^\s"'`<>|]+
+        |[A-Za-z]:\\{1,2}(?![nrt]\b|[nrt][A-Z])[^\s"'`<>|]+
         |file://[^\s"'`<>|)]+
     )""",
     re.VERBOSE,
@@ -97,7 +97,7 @@ def _problems_of(path: Path, name: PurePosixPath, wanted: frozenset[str]) -> Ite
     elif suffix in _TEXTS:
         text = path.read_text(encoding="utf8", errors="replace")
         yield from _problems_in_text(str(name), text, has_paths=name.name not in _VOCABULARIES)
-    elif suffix not in (".parquet",):
+    else:
         yield Finding(str(name), "it is a file of a kind that does not belong to a model", "Remove it.")
 
 

@@ -25,6 +25,8 @@ PARITY = "parity"
 
 FIXTURES_FILE, VECTORS_FILE = "parity.json", "vectors.safetensors"
 
+_LARGEST_TOLERANCE = 1e-2
+
 
 class Part(NamedTuple):
     """A part of an input: ``kind`` is ``"text"``, with the text, or ``"image"``, with the path of the file."""
@@ -109,6 +111,7 @@ def read_fixtures(folder: str | Path) -> tuple[list[Fixture], float]:
         FileNotFoundError: There is no ``parity/``.
         ValueError: It is damaged.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     place = Path(folder) / PARITY
@@ -123,19 +126,28 @@ def read_fixtures(folder: str | Path) -> tuple[list[Fixture], float]:
         fixtures = [
             Fixture(
                 entry["task"],
-                tuple(
-                    Part(part["type"], str(place / part["image"]) if part["type"] == "image" else part["text"])
-                    for part in entry["content"]
-                ),
+                tuple(_read_part(place, part) for part in entry["content"]),
                 tuple(entry["input_ids"]),
                 tuple(entry["tokens"]),
                 vector,
             )
             for entry, vector in zip(stored["entries"], vectors, strict=True)
         ]
-        return fixtures, float(stored["tolerance"])
-    except (KeyError, TypeError, ValueError, OSError) as error:
+        if not fixtures:
+            raise ValueError("it holds no inputs")
+        return fixtures, min(float(stored["tolerance"]), _LARGEST_TOLERANCE)
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise ValueError(f"{str(place)!r} is damaged ({error}). Publish the model again.") from error
+
+
+def _read_part(place: Path, part: dict[str, str]) -> Part:
+    """A part of an input; a repository may name pictures of its own ``parity/`` only."""
+    if part["type"] != "image":
+        return Part("text", part["text"])
+    name = part["image"]
+    if Path(name).name != name or not name.endswith(".png") or not (place / name).is_file():
+        raise ValueError(f"{name!r} is no picture in it")
+    return Part("image", str(place / name))
 
 
 def compare(fixture: Fixture, output: Output, *, engine: str, tolerance: float) -> Comparison:

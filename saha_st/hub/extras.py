@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import is_sentence_transformer_model
 
 from saha_st.card import SaHaModelCardData, render_card
 from saha_st.card.results import copy_results
@@ -75,30 +77,49 @@ class Extras:
             token: Token for the Hub.
 
         Returns:
-            The pictures that the card shows, samples of the training data only if they were asked for.
+            The pictures that the card shows. Samples of the training data are none of them.
         """
-        shows_samples = getattr(model.model_card_data, "show_training_samples", False)
-        pictures = {path.relative_to(folder).as_posix() for path in folder.glob("assets/*") if shows_samples}
         data = model.model_card_data
         known = data.stated if isinstance(data, SaHaModelCardData) else {}
-        if source is not None:
+        if source is not None and is_sentence_transformer_model(source, token=token):  # results of these vectors
             _take_over(source, folder, token)
         if self.results is not None:
-            names = (self.repo_id, source or "", f"local/{Path(source or '.').resolve().name}")
+            local = [source, f"local/{Path(source).resolve().name}"] if source else []
+            names = (self.repo_id, *local)
             copy_results(self.results, folder, model_name=self.results_model, prefer=names)
         if self.card is not None:
             shutil.copy(self.card, folder / "README.md")
-            return frozenset(pictures | {FIGURE_FILE})
+            return frozenset({FIGURE_FILE})
         given = {name: value for name, value in self.fields.items() if value is not None}
+        if "license" in given:  # the terms of another one do not go with it
+            known = {name: value for name, value in known.items() if name not in ("license_name", "license_link")}
+        datasets = list(model.model_card_data.datasets)
         data = SaHaModelCardData.of_folder(folder, **known | {"repo_id": self.repo_id} | given)
+        data.datasets = list(dict.fromkeys([*data.datasets, *datasets]))
+        for sample in folder.glob("assets/*"):  # which a card with samples of the training data left behind
+            if sample != folder / FIGURE_FILE:
+                sample.unlink()
         (folder / "README.md").write_text(render_card(model, data), encoding="utf8")
-        return frozenset(pictures | {FIGURE_FILE})
+        return frozenset({FIGURE_FILE})
 
 
 def _take_over(source: str, folder: Path, token: str | None) -> None:
     """Copy the results beside a local checkpoint, or one on the Hub."""
     if not Path(source).is_dir():
         source = snapshot_download(source, allow_patterns=[f"{name}/*" for name in _RESULTS], token=token)
-    for name in _RESULTS:
-        if (Path(source) / name).is_dir():
-            shutil.copytree(Path(source) / name, folder / name, dirs_exist_ok=True)
+    for file in Path(source).glob("results/*.json"):
+        if {"task_name", "scores", "mteb_version"} <= _keys_of(file):
+            (folder / "results").mkdir(exist_ok=True)
+            shutil.copyfile(file, folder / "results" / file.name)
+            evaluation = Path(".eval_results") / f"{file.stem}.yaml"
+            if (Path(source) / evaluation).is_file():
+                (folder / evaluation).parent.mkdir(exist_ok=True)
+                shutil.copyfile(Path(source) / evaluation, folder / evaluation)
+
+
+def _keys_of(file: Path) -> set[str]:
+    try:
+        content = json.loads(file.read_text(encoding="utf8"))
+    except ValueError:
+        return set()
+    return set(content) if isinstance(content, dict) else set()

@@ -45,11 +45,15 @@ def write_parity(model: SentenceTransformer, folder: str | Path) -> None:
     entries, vectors = [], []
     for task, row in _inputs(pictures, can_see="image" in model[0].modalities):
         prompt = (model.prompts or {}).get(task)
-        ids = model.preprocess([row], prompt=prompt, task=task)["input_ids"][0].tolist()
+        ids = _ids(model, row, task, prompt)
+        if ids is None:
+            continue
         tokens = model.tokenizer.convert_ids_to_tokens(ids)
         entries.append({"task": task, "content": _content(row, pictures), "input_ids": ids, "tokens": tokens})
         encode = model.encode_query if task == "query" else model.encode_document
         vectors.append(encode([row], show_progress_bar=False)[0])
+    if not entries:
+        raise ValueError(f"max_seq_length={model.max_seq_length} leaves no room for a short text beside the prompt.")
     for index, picture in enumerate(pictures):
         if any({"type": "image", "image": _name(index)} in entry["content"] for entry in entries):
             picture.save(place / _name(index))
@@ -57,6 +61,15 @@ def write_parity(model: SentenceTransformer, folder: str | Path) -> None:
     stored = {"dtype": str(model.dtype).removeprefix("torch."), "tolerance": tolerance, "entries": entries}
     (place / FIXTURES_FILE).write_text(json.dumps(stored, ensure_ascii=False, indent=1) + "\n", encoding="utf8")
     save_file({"vectors": np.stack(vectors).astype(np.float32)}, place / VECTORS_FILE)
+
+
+def _ids(model: SentenceTransformer, row: dict[str, Any], task: str, prompt: str | None) -> list[int] | None:
+    """Token ids of an input; None if it is too long for the model, as engines shorten differently."""
+    try:
+        ids = model.preprocess([row], prompt=prompt, task=task)["input_ids"][0].tolist()
+    except ValueError:
+        return None
+    return ids if model.max_seq_length is None or len(ids) < model.max_seq_length else None
 
 
 def _inputs(pictures: list[Image.Image], *, can_see: bool) -> list[tuple[str, dict[str, Any]]]:

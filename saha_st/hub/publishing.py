@@ -12,7 +12,7 @@ import logging
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from saha_st.hub import engines
 from saha_st.hub.contents import find_problems, list_files
 from saha_st.hub.engines import Comparison
+from saha_st.hub.errors import CheckFailedError
 from saha_st.hub.export import export_adapter, export_model
 from saha_st.hub.extras import Extras, source_folder
 from saha_st.hub.parity import write_parity
@@ -74,6 +75,7 @@ def publish(
     base_model: str | None = None,
     keep_adapter: bool = False,
     output_dir: str | Path | None = None,
+    report: Callable[[str], None] = logger.info,
 ) -> Published:
     """Publish an embedder on the Hub, so that ``SentenceTransformer(repo_id)`` loads it with nothing else.
 
@@ -95,6 +97,7 @@ def publish(
         base_model: Hub id of the base model, for the card; by default as the checkpoint tells.
         keep_adapter: Keep a merged adapter beside the weights, in ``adapter/``.
         output_dir: Leave what is uploaded there; by default a temporary folder.
+        report: Takes the list of files, line by line, before anything is uploaded.
 
     Returns:
         The files, the checks, and the commit.
@@ -103,7 +106,7 @@ def publish(
         FileExistsError: ``output_dir`` is not empty.
         ValueError: Something in the repository must not be published; all of it is named. Or a wrong ``repo_id``, or
             an adapter that changes nothing.
-        RuntimeError: A process without `saha_st` gets other vectors.
+        CheckFailedError: A process without `saha_st` gets other vectors.
         OSError: The Hub refuses, or cannot be reached; nothing that is visible there has changed.
 
     Example:
@@ -123,13 +126,13 @@ def publish(
         written = _write(model, folder, extras, keep_adapter=keep_adapter, token=token)
         if problems := find_problems(folder, wanted_pictures=written.pictures):
             raise ValueError("This must not be published:\n" + "\n".join(f"  {problem}" for problem in problems))
+        _list(list_files(folder), report)
         compared = check_in_clean_process(folder, written.engines, written.device)
         published = Published(repo_id, list_files(folder), compared, written.adapter)
         if dry_run:
             return published
-        return _upload(
-            api, folder, published, private=private, revision=revision, create_pr=create_pr, message=commit_message
-        )
+        options = {"private": private, "revision": revision, "create_pr": create_pr, "message": commit_message}
+        return _upload(api, folder, published, report=report, **options)
 
 
 @dataclass(frozen=True)
@@ -172,16 +175,16 @@ def check_in_clean_process(folder: Path, names: tuple[str, ...], device: str = "
     """Load a folder in a process in which `saha_st` cannot be imported, and compare its vectors with ``parity/``.
 
     Raises:
-        RuntimeError: It does not load there, or tokens or vectors differ.
+        CheckFailedError: It does not load there, or tokens or vectors differ.
     """
     logger.info("Loading it in a process without saha_st, with %s.", " and ".join(names))
     command = [sys.executable, "-I", engines.__file__, str(folder), device, *names]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode != 0:
-        raise RuntimeError(f"The model does not load where saha_st is not installed:\n{process.stderr[-3000:]}")
+        raise CheckFailedError(f"The model does not load where saha_st is not installed:\n{process.stderr[-3000:]}")
     found = tuple(Comparison(**each) for each in json.loads(process.stdout.splitlines()[-1]))
     if problems := [each.problem for each in found if each.problem]:
-        raise RuntimeError("The model gives other vectors where saha_st is not installed:\n" + "\n".join(problems))
+        raise CheckFailedError("The model gives other vectors where saha_st is not installed:\n" + "\n".join(problems))
     return found
 
 
@@ -244,6 +247,7 @@ def _upload(
     revision: str | None,
     create_pr: bool,
     message: str,
+    report: Callable[[str], None],
 ) -> Published:
     repo_id = published.repo_id
     try:
@@ -252,6 +256,8 @@ def _upload(
             api.create_branch(repo_id, branch=revision, exist_ok=True)
         # Not `upload_folder`, which may make several commits of a folder (huggingface_hub 2, with xet).
         stale = set(api.list_repo_files(repo_id, revision=revision)) - {".gitattributes", *published.files}
+        for name in sorted(stale):
+            report(f"    delete  {name}")
         commit = api.create_commit(
             repo_id,
             [
@@ -271,6 +277,20 @@ def _upload(
         ) from error
     url = commit.pr_url or commit.commit_url
     return Published(repo_id, published.files, published.comparisons, published.adapter, str(url), commit.oid)
+
+
+def _list(files: Mapping[str, int], report: Callable[[str], None]) -> None:
+    for name, size in files.items():
+        report(f"{_readable(size):>10}  {name}")
+    report(f"{_readable(sum(files.values())):>10}  in {len(files)} files")
+
+
+def _readable(size: float) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"
 
 
 def _first_line(error: Exception) -> str:

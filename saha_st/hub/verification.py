@@ -73,6 +73,8 @@ def verify(
         ValueError: An unknown backend, or arguments that do not go with it.
     """
     _check(backend, server)
+    if tolerance is not None and not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}.")
     folder = _folder_with_parity(model_name_or_path, revision=revision, token=token)
     fixtures, stored = read_fixtures(folder)
     tolerance = stored if tolerance is None else tolerance

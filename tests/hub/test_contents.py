@@ -54,6 +54,7 @@ def test_what_only_looks_like_a_path_is_left_alone(tmp_path):
     (tmp_path / "config.json").write_text(
         '{"_name": "Qwen/Qwen2-VL-2B-Instruct", "route": "/v1", "suffix": "text/image"}'
     )
+    (tmp_path / "chat_template.jinja").write_text("{{ 'Q:\\nHow many? A:\\n' }}")
     (tmp_path / "tokenizer.json").write_text('{"vocab": {"/home/x": 1, "/usr/local/bin": 2}}')
     assert not found(tmp_path)
 

@@ -154,6 +154,46 @@ def test_a_name_that_the_hub_does_not_take_is_refused_at_once(name):
         publish("nowhere", name, dry_run=True)
 
 
+def test_results_of_a_model_of_another_name_are_not_taken_for_this_one(tiny_mllm, tmp_path):
+    run = tmp_path / "evaluation" / "results" / "local__saha-tiny" / "26a0"
+    run.mkdir(parents=True)
+    result = {"task_name": "T", "scores": {}, "mteb_version": "2", "dataset_revision": "1"}
+    (run / "T.json").write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="holds results of local/saha-tiny @ 26a0, not of a model called org/saha or"):
+        publish(tiny_mllm, "org/saha", dry_run=True, results=tmp_path / "evaluation")
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    monkeypatch.setattr("saha_st.hub.publishing.check_in_clean_process", lambda *args: ())
+
+
+def test_files_beside_a_plain_llm_are_not_taken_along(unchecked, tiny_mllm, tmp_path):
+    base = Path(shutil.copytree(tiny_mllm, tmp_path / "base"))
+    for name in ("results/rows.jsonl", ".eval_results/gsm8k.yaml"):
+        (base / name).parent.mkdir()
+        (base / name).write_text("{}")
+    found = publish(base, "org/saha", dry_run=True)
+    assert not any(name.startswith(("results/", ".eval_results/")) for name in found.files)
+
+
+def test_a_model_that_takes_short_inputs_only_is_published(embedder, tmp_path):
+    embedder.max_seq_length = 100
+    found = publish(embedder, "org/saha", dry_run=True)
+    assert found.comparisons and all(each.is_equal for each in found.comparisons)
+    embedder.max_seq_length = 30
+    with pytest.raises(ValueError, match="max_seq_length=30 leaves no room"):
+        publish(embedder, "org/saha", dry_run=True)
+
+
+def test_what_only_people_state_goes_along(unchecked, embedder, tmp_path):
+    embedder.model_card_data.datasets = ["org/pairs"]
+    embedder.model_card_data.tags.append("fashion")
+    publish(embedder, "org/saha", dry_run=True, output_dir=tmp_path / "out")
+    data = ModelCard.load(tmp_path / "out" / "README.md").data
+    assert data.datasets == ["org/pairs"] and "fashion" in data.tags
+
+
 def test_a_model_that_is_not_there_is_not_looked_for_on_the_hub_unless_it_may_be():
     with pytest.raises(ValueError, match="'saha-tinny' is no folder here.*Did you mean 'saha-tiny'"):
         publish("saha-tinny", "org/saha", dry_run=True)

@@ -142,6 +142,20 @@ def test_a_folder_without_or_with_damaged_fixtures_is_said(tiny_mllm, changed):
         verify(str(changed))
 
 
+@pytest.mark.parametrize("name", ["/etc/hostname", "../model.safetensors", "missing.png"])
+def test_a_repository_names_pictures_of_its_own_only(changed, name):
+    file = changed / PARITY / "parity.json"
+    file.write_text(file.read_text().replace("image-0.png", name))
+    with pytest.raises(ValueError, match="is no picture in it"):
+        verify(str(changed))
+
+
+def test_nothing_to_compare_is_not_equal(changed):
+    (changed / PARITY / "parity.json").write_text('{"entries": [], "tolerance": 1}')
+    with pytest.raises(ValueError, match="is damaged"):
+        verify(str(changed))
+
+
 def test_a_vector_that_is_not_a_number_is_not_equal():
     assert not Comparison("query: text", "x", float("nan"), None, 1e-5).is_equal
     assert Comparison("query: text", "x", 1.0, None, 1e-5).problem is None
