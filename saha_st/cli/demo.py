@@ -66,6 +66,8 @@ def _require_free(host: str, port: int | None) -> None:
     """See that the port can be listened on, before the model is loaded."""
     if port is None:
         return
+    if not 1 <= port <= 65535:
+        raise ValueError(f"--port must lie between 1 and 65535, got {port}.")
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -196,4 +196,5 @@ def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert main(["demo", "--port", str(port), "--model", "nowhere"]) == 2
+        assert main(["demo", "--port", "99999"]) == 2
     assert f"--port {port}: 127.0.0.1 cannot be listened on there" in capsys.readouterr().err
