@@ -255,6 +255,22 @@ def vector_fingerprint(
     return blake2b(json.dumps(settings, sort_keys=True, default=_as_json).encode(), digest_size=16).hexdigest()
 
 
+def results_revision(model: SentenceTransformer, *, weights: str | None = None) -> str:
+    """Name all that the results of a model depend on: what its vectors do, and how they are compared.
+
+    `evaluate` keeps results under this name, and `publish` takes along those of the vectors that it publishes.
+
+    Args:
+        model: The embedder.
+        weights: As `vector_fingerprint`.
+
+    Returns:
+        32 hexadecimal digits.
+    """
+    parts = [vector_fingerprint(model, weights=weights), model.similarity_fn_name or "cosine"]
+    return blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
+
+
 def weights_digest(model: SentenceTransformer) -> str:
     """Name the weights and their dtype, to the last bit; 32 hexadecimal digits."""
     digest = blake2b(digest_size=16)

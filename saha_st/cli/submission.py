@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load the model, check the results, write, say what is left to do."""
-    from saha_st.evaluation.folders import find_runs
+    from saha_st.card.run_folders import find_runs
 
     find_runs(args.results)  # before a model is loaded
     return _mteb(args) if args.leaderboard == "mteb" else _mmeb(args)

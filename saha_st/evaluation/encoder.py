@@ -8,7 +8,6 @@ distinct one is decoded and encoded once per run.
 
 from __future__ import annotations
 
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from saha_st.encoding import (
     encode_distinct,
     encode_function,
     encode_or_name,
+    results_revision,
     vector_fingerprint,
     weights_digest,
 )
@@ -199,20 +199,6 @@ def modalities_of(model: SentenceTransformer) -> list[str]:
     """Return which of image and text the model takes, alone or together."""
     names = {name for each in model.modalities for name in ([each] if isinstance(each, str) else each)}
     return [name for name in _MODALITIES if name in names]
-
-
-def results_revision(model: SentenceTransformer, *, weights: str | None = None) -> str:
-    """Name all that the results of a model depend on: what its vectors do, and how they are compared.
-
-    Args:
-        model: The model.
-        weights: As `vector_fingerprint`.
-
-    Returns:
-        32 hexadecimal digits.
-    """
-    parts = [vector_fingerprint(model, weights=weights), model.similarity_fn_name or ScoringFunction.COSINE.value]
-    return blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
 
 
 def model_name_of(model: SentenceTransformer) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata, resources
@@ -13,8 +12,9 @@ from typing import Any, BinaryIO
 
 import yaml
 
+from saha_st.card.run_folders import RunFolder
+from saha_st.card.sidecars import report_name
 from saha_st.encoding import write_whole
-from saha_st.evaluation.folders import as_folder_name
 from saha_st.evaluation.scores import CHANCE_MARK, CHANCE_NOTE, NO_SCORE, Scores, comparison_table
 from saha_st.evaluation.task_sources import TaskSource
 
@@ -115,10 +115,9 @@ class Report:
         Returns:
             The paths of page and chart.
         """
-        folder = Path(output_dir) / "reports" / as_folder_name(next(iter(self.columns))) / self.revision
+        folder = RunFolder(Path(output_dir), next(iter(self.columns)), self.revision).reports
         folder.mkdir(parents=True, exist_ok=True)
-        name = re.sub(r"[^\w+.-]+", "-", self.benchmark).strip("-")[:80]
-        name += "" if self.limit is None else f".limit-{self.limit}"
+        name = report_name(self.benchmark) + ("" if self.limit is None else f".limit-{self.limit}")
         page, chart = folder / f"{name}.md", folder / f"{name}.png"
         write_whole(chart, self.draw)
         write_whole(page, lambda file: file.write(self.to_markdown(chart.name).encode()))

@@ -25,10 +25,10 @@ from mteb.results import TaskResult
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
+from saha_st.card.run_folders import RunFolder
 from saha_st.evaluation.chance import chances_of
 from saha_st.evaluation.checks import Checks, checks_file, subset_key
 from saha_st.evaluation.encoder import Embedder
-from saha_st.evaluation.folders import RunFolder
 from saha_st.evaluation.limits import keep_rows
 from saha_st.evaluation.mmeb import HIT_AT_1, MMEBTask
 from saha_st.evaluation.rankings import rankings_file

@@ -87,7 +87,7 @@ def test_a_run_with_a_limit_is_refused_and_one_beside_a_whole_run_is_left_out(tm
 def test_results_of_several_models_are_never_mixed(tmp_path):
     source = evaluated(tmp_path / "evaluation")
     evaluated(source, model="local/base", revision="def")
-    with pytest.raises(ValueError, match=r"several.*local/base @ def, org/m @ abc.*model_name"):
+    with pytest.raises(ValueError, match=r"several.*local/base @ def, org/m @ abc\. Name one"):
         copy_results(source, tmp_path / "model")
     with pytest.raises(FileNotFoundError, match=r"no results of org/x @ any revision.*org/m @ abc"):
         copy_results(source, tmp_path / "model", model_name="org/x")

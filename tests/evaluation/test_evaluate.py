@@ -14,8 +14,8 @@ from mteb.benchmarks.benchmark import Benchmark
 from mteb.mocks.mock_tasks.reranking import MockAggregatedTask
 from mteb.results import TaskResult
 
+from saha_st.card.run_folders import RunFolder, find_run
 from saha_st.evaluation import Embedder, evaluate, mmeb_tasks
-from saha_st.evaluation.folders import RunFolder, find_run
 from saha_st.evaluation.run import names_of
 from saha_st.evaluation.scores import NO_SCORE, TaskScore
 

@@ -9,8 +9,8 @@ import pytest
 from datasets import Dataset
 from mocks import IMAGE_TEXT, mock
 
+from saha_st.card.run_folders import RunFolder, find_run
 from saha_st.evaluation import evaluate, mmeb_tasks
-from saha_st.evaluation.folders import RunFolder, find_run
 from saha_st.evaluation.limits import keep_rows, splits_of
 
 QUIET = {"show_progress_bar": False}

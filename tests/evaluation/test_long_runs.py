@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from mmeb_folder import write_mmeb
 
+from saha_st.card.run_folders import find_run
 from saha_st.encoding import DistinctInputs, VectorStore, encode_distinct
 from saha_st.evaluation import evaluate, mmeb_tasks
-from saha_st.evaluation.folders import find_run
 from saha_st.ranks import Ranks
 
 SUBSETS = ["OK-VQA", "MSCOCO_t2i", "CIRR", "WebQA"]

@@ -16,9 +16,9 @@ import pytest
 from mmeb_folder import write_all_subsets
 from mteb.cache import ResultCache
 
+from saha_st.card.run_folders import RunFolder
 from saha_st.data.mmeb import MMEB_SUBSETS
 from saha_st.evaluation import Embedder, mmeb_tasks
-from saha_st.evaluation.folders import RunFolder
 from saha_st.evaluation.metrics import KS, METRICS
 from saha_st.evaluation.mmeb import HIT_AT_1
 from saha_st.evaluation.submission.mmeb import mmeb_submission, mmeb_submission_steps, validate_mmeb_submission

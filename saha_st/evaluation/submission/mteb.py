@@ -31,9 +31,9 @@ from mteb.results import TaskResult
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
+from saha_st.card.run_folders import find_run_of
+from saha_st.encoding import results_revision as results_revision_of
 from saha_st.evaluation.encoder import modalities_of, model_name_of, name_of_source
-from saha_st.evaluation.encoder import results_revision as results_revision_of
-from saha_st.evaluation.folders import find_run_of
 from saha_st.evaluation.run import without_bars
 from saha_st.evaluation.submission.mteb_meta import MetaFields, Statements, read_fields
 from saha_st.evaluation.submission.mteb_module import FOLDER, check_meta, import_module, render, write_module

@@ -15,9 +15,9 @@ from mteb.benchmarks.benchmark import Benchmark
 from mteb.models.model_meta import ModelMeta
 from mteb.results import TaskResult
 
+from saha_st.card.run_folders import RunFolder
 from saha_st.evaluation.catalogue import close_names
 from saha_st.evaluation.checks import Checks, checks_file
-from saha_st.evaluation.folders import RunFolder
 
 _SETTINGS = "run_settings.jsonl"
 _META = "model_meta.json"

@@ -1,19 +1,25 @@
-"""Where `evaluate` keeps what it found, and how to find it again.
+"""Where `saha-st evaluate` keeps what it found, and how to find it again.
 
     <output_dir>/results/<org>__<model>/<revision>/<task>.json        mteb's layout, for mteb's own tools
     <output_dir>/rankings/<org>__<model>/<revision>/<task>.parquet    the best candidates of every query of MMEB
     <output_dir>/checks/<org>__<model>/<revision>/<task>.json         what tells whether a score is one
+    <output_dir>/reports/<org>__<model>/<revision>/<benchmark>.json   the table that was printed
 
-A run with a limit lies below `experiments/limit_<N>` in each of them, where mteb keeps what is no regular result.
+A run with a limit lies below `experiments/limit_<N>` in the first three, where mteb keeps what is no regular result.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mteb.results import TaskResult
+if TYPE_CHECKING:
+    from mteb.results import TaskResult
+
+_META = "model_meta.json"
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,24 @@ class RunFolder:
         """Folder of what tells whether a score is one."""
         return self._part("checks")
 
+    @property
+    def reports(self) -> Path:
+        """Folder of the reports, those with a limit among them."""
+        return self.output_dir / "reports" / as_folder_name(self.model_name) / self.revision
+
+    @property
+    def result_files(self) -> list[Path]:
+        """The results that there are, by task's name."""
+        return sorted(file for file in self.results.glob("*.json") if file.name != _META)
+
     def result(self, task_name: str) -> TaskResult | None:
         """Return what is stored of a task, or `None`.
 
         Raises:
             ValueError: A file that is no result, such as one that a killed process was writing.
         """
+        from mteb.results import TaskResult
+
         file = self.results / f"{task_name}.json"
         if not file.is_file():
             return None
@@ -78,11 +96,9 @@ def find_runs(output_dir: str | Path) -> list[RunFolder]:
         FileNotFoundError: There are none.
     """
     root = Path(output_dir)
-    found = [
-        RunFolder(root, _model_name_in(folder), folder.name)
-        for folder in sorted((root / "results").glob("*/*/"))
-        if _has_results(folder) or (folder / "experiments").is_dir()
-    ]
+    folders = sorted((root / "results").glob("*/*/"))
+    found = [RunFolder(root, _model_name_in(folder), folder.name) for folder in folders]
+    found = [run for run in found if run.result_files or (run.results / "experiments").is_dir()]
     if not found:
         raise FileNotFoundError(
             f"{str(root)!r} holds no results (results/<model>/<revision>/<task>.json). Run `saha-st evaluate` with "
@@ -111,17 +127,16 @@ def find_run(output_dir: str | Path, *, model_name: str | None = None, revision:
         if (model_name is None or as_folder_name(run.model_name) == as_folder_name(model_name))
         and (revision is None or run.revision == revision)
     ]
-    there = ", ".join(f"{run.model_name} @ {run.revision}" for run in found)
     if not matching:
         wanted = f"{model_name or 'any model'} @ {revision or 'any revision'}"
-        raise FileNotFoundError(f"{str(root)!r} holds no results of {wanted}; it holds those of {there}.")
+        raise FileNotFoundError(f"{str(root)!r} holds no results of {wanted}; it holds those of {names_of(found)}.")
     if len(matching) > 1:
         raise ValueError(
-            f"{str(root)!r} holds results of several models or revisions, which do not belong together: {there}. "
-            "Name one of them."
+            f"{str(root)!r} holds results of several models or revisions, which do not belong together: "
+            f"{names_of(found)}. Name one of them."
         )
     (run,) = matching
-    if not _has_results(run.results):
+    if not run.result_files:
         limits = sorted(folder.name for folder in (run.results / "experiments").iterdir())
         raise ValueError(
             f"{str(root)!r} holds only quick looks of {run.model_name} ({', '.join(limits)}), which are no results. "
@@ -131,26 +146,29 @@ def find_run(output_dir: str | Path, *, model_name: str | None = None, revision:
 
 
 def find_run_of(output_dir: str | Path, revision: str, *, model_name: str) -> RunFolder:
-    """Find the run of a revision under a model's name or, if there is none, under another.
+    """Find the run of a revision: under a model's name or, if there is none, under another.
 
-    A model is mostly evaluated as a local folder, and gets its name when it is pushed.
+    A model is mostly evaluated as a local folder, and gets its name when it is pushed. Under several other names it is
+    the one with the most results; a revision names the vectors, so all are of the same.
 
     Raises:
         FileNotFoundError, ValueError: As `find_run`.
     """
-    try:
-        return find_run(output_dir, model_name=model_name, revision=revision)
-    except FileNotFoundError:
-        return find_run(output_dir, revision=revision)
+    of_revision = [run for run in find_runs(output_dir) if run.revision == revision and run.result_files]
+    if not of_revision:
+        return find_run(output_dir, revision=revision)  # which says what there is
+    named = [run for run in of_revision if as_folder_name(run.model_name) == as_folder_name(model_name)]
+    return max(named or of_revision, key=lambda run: len(run.result_files))
 
 
-def _has_results(folder: Path) -> bool:
-    return any(file.name != "model_meta.json" for file in folder.glob("*.json"))
+def names_of(runs: Iterable[RunFolder]) -> str:
+    """Name runs in a message."""
+    return ", ".join(f"{run.model_name} @ {run.revision}" for run in runs)
 
 
 def _model_name_in(folder: Path) -> str:
     """Return the name of the model as its metadata have it, or as the folder spells it."""
-    for file in (folder / "model_meta.json", *folder.glob("experiments/*/model_meta.json")):
+    for file in (folder / _META, *folder.glob(f"experiments/*/{_META}")):
         if file.is_file():
             return json.loads(file.read_text(encoding="utf8"))["name"]
-    return folder.parent.name.replace("__", "/")
+    return folder.parent.name.replace("__", "/", 1)
