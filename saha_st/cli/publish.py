@@ -4,7 +4,8 @@
   saha-st publish saha-2b org/saha --results evaluation --license apache-2.0
 
 Adapters are merged. Before anything is uploaded, the repository is loaded in a process without saha_st and its vectors
-are compared, and it is looked through for secrets, paths, pickles and pictures. --dry-run stops there.
+are compared, and it is looked through for secrets, paths, pickles and pictures. --dry-run stops there; with
+--output_dir it leaves all of it, the card among it, to be looked at.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 
 NAME = "publish"
 HELP = "put a model on the Hub, checked"
-IF_INTERRUPTED = "Nothing that can be seen on the Hub has changed; start the same command again."
+IF_INTERRUPTED = "A commit to the Hub is made whole or not at all; start the same command again."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="check and list, upload nothing")
     parser.add_argument("--output_dir", help="leave what is uploaded in this folder")
     parser.add_argument("--results", help="output folder of saha-st evaluate, to go along and into the card")
-    parser.add_argument("--results_model", help="its name there, if there are results of several models")
-    parser.add_argument("--license", help="licence of the model, for the card: apache-2.0, …")
+    parser.add_argument("--results_revision", help="revision there, if not that of the model as it is now")
+    parser.add_argument("--license", help="licence of the model, by the Hub's identifier: apache-2.0, …")
     parser.add_argument("--base_model", help="Hub id of the base model, for the card; as the checkpoint tells")
     parser.add_argument("--card", help="a model card to use as it is; by default one is made")
     parser.add_argument("--keep_adapter", action="store_true", help="keep a merged adapter beside the weights")
@@ -39,29 +40,24 @@ def run(args: argparse.Namespace) -> int:
     from saha_st.hub import publish
 
     names = (
-        "model",
-        "repo_id",
-        "private",
-        "dry_run",
-        "output_dir",
-        "results",
-        "results_model",
-        "license",
-        "base_model",
-        "card",
-    )
-    names += ("keep_adapter", "revision", "create_pr", "commit_message")
+        "model repo_id private dry_run output_dir results results_revision license base_model card keep_adapter "
+        "revision create_pr commit_message"
+    ).split()
     published = publish(report=print, **{name: getattr(args, name) for name in names})
     if published.adapter is not None:
         effect = published.adapter
         print(f"Adapter: {effect.tensors} tensors on {effect.layers} layers, merged; it turns vectors by up to "
               f"{effect.change:.3g} (1 - cosine).")  # fmt: skip
     engines = dict.fromkeys(each.engine for each in published.comparisons)
+    inputs = len(published.comparisons) // len(engines)
     lowest = min(each.cosine for each in published.comparisons)
-    print(f"Loaded without saha_st, with {' and '.join(engines)}: {len(published.comparisons)} inputs, equal tokens, "
-          f"lowest cosine {lowest:.6f}.\nNo secrets, paths, pickles or unaccounted pictures.")  # fmt: skip
+    print(f"Loaded without saha_st, with {' and '.join(engines)}: the tokens of all {inputs} inputs are equal, the "
+          f"lowest cosine is {lowest:.6f}.\nOf secrets, paths, pickles and unaccounted pictures, none were found.")  # fmt: skip
     if published.url is None:
-        print("Dry run: nothing was uploaded.")
+        where = (
+            f" Look at it in {args.output_dir}." if args.output_dir else " With --output_dir you can read the card."
+        )
+        print(f"Dry run: nothing was uploaded.{where}")
     else:
         print(f'Published: {published.url}\nLoad it with SentenceTransformer("{published.repo_id}").')
     return 0

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import copy
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import snapshot_download
+import yaml
+from huggingface_hub import ModelCard, snapshot_download
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
 
 from saha_st.card import SaHaModelCardData, render_card
-from saha_st.card.results import copy_results
-from saha_st.card.sidecars import FIGURE_FILE
+from saha_st.card.results import copy_results, read_result
+from saha_st.card.run_folders import RunFolder, find_run, find_run_of, find_runs, names_of
+from saha_st.card.sidecars import FIGURE_FILE, Sidecars
+from saha_st.encoding import results_revision
+from saha_st.hub.licenses import check_license
 from saha_st.modules.loading import not_loadable, resolve_model
 
 _RESULTS = ("results", ".eval_results")
 """Folders that are not saved with a model, but may lie beside one."""
+
 
 _FINAL = "final"
 
@@ -41,66 +44,120 @@ def source_folder(model_name_or_path: str) -> str:
 
 @dataclass(frozen=True)
 class Extras:
-    """What goes along with a model.
+    """What goes along with a model, as it was asked for.
 
     Args:
         repo_id: Name of the repository.
         results: Output folder of `evaluate`; replaces the results that the model came with.
-        results_model: The model's name there, if there are results of several.
+        results_revision: The revision there, if not that of the model's vectors.
         card: A card to use as it is.
-        fields: What the card is told besides; None for what is known from the model.
+        license: Licence for the card, by the Hub's identifier.
+        base_model: Hub id of the base model, for the card and for an adapter that is kept.
+        keep_adapter: Whether an adapter is kept beside the weights.
+
+    Raises:
+        FileNotFoundError: No such card, or no results.
+        ValueError: Arguments that contradict each other, an unknown licence, or a card with a broken front matter.
     """
 
     repo_id: str
-    results: str | Path | None
-    results_model: str | None
-    card: str | Path | None
-    fields: Mapping[str, Any]
+    results: str | Path | None = None
+    results_revision: str | None = None
+    card: str | Path | None = None
+    license: str | None = None
+    base_model: str | None = None
+    keep_adapter: bool = False
 
     def __post_init__(self) -> None:
-        if self.card is not None and not Path(self.card).is_file():
-            raise FileNotFoundError(f"card: there is no file {str(self.card)!r}.")
-        if self.results is not None and not (Path(self.results) / "results").is_dir():
-            raise FileNotFoundError(
-                f"results: {str(self.results)!r} holds no results. It is the --output_dir of `saha-st evaluate`."
-            )
+        if self.results is not None:
+            find_runs(self.results)
+        elif self.results_revision is not None:
+            raise ValueError("results_revision says which of the results to take; pass results (--results), too.")
+        if self.card is not None:
+            self._check_card(Path(self.card))
+        if self.license is not None:
+            check_license(self.license)
 
-    def add(
-        self, model: SentenceTransformer, folder: Path, *, source: str | None, token: str | None
-    ) -> frozenset[str]:
-        """Add all of it to a folder.
+    def _check_card(self, card: Path) -> None:
+        if not card.is_file():
+            raise FileNotFoundError(f"card: there is no file {str(card)!r}.")
+        for name, unused in (("license", self.license), ("base_model", self.base_model and not self.keep_adapter)):
+            if unused:
+                raise ValueError(
+                    f"{name} goes into a card that is made here, and card {str(card)!r} is used as it is: write it "
+                    "into that one's front matter."
+                )
+        try:
+            data = ModelCard.load(card).data
+        except (ValueError, yaml.YAMLError) as error:
+            raise ValueError(f"card: the front matter of {str(card)!r} cannot be read: {error}") from error
+        if isinstance(data.license, str):
+            check_license(data.license)
+
+    def run_of(self, model: SentenceTransformer) -> RunFolder | None:
+        """Find the results that were asked for: those of exactly these vectors, unless a revision is named.
 
         Args:
-            model: The embedder that was written to the folder.
+            model: The embedder as it was evaluated, adapters not yet merged.
+
+        Raises:
+            FileNotFoundError: There are none of it.
+        """
+        if self.results is None:
+            return None
+        if self.results_revision is not None:
+            return find_run(self.results, revision=self.results_revision)
+        revision = results_revision(model)
+        runs = find_runs(self.results)
+        if revision not in {run.revision for run in runs}:
+            raise FileNotFoundError(
+                f"results: {str(self.results)!r} holds results of {names_of(runs)}, none of these weights with this "
+                f"prompt and these settings ({revision}). Evaluate the model that you publish. If it is one of these "
+                "and only libraries have changed since, name its revision as results_revision (--results_revision)."
+            )
+        return find_run_of(self.results, revision, model_name=self.repo_id)
+
+    def add(
+        self, model: SentenceTransformer, folder: Path, *, source: str | None, run: RunFolder | None, token: str | None
+    ) -> frozenset[str]:
+        """Add all of it to a folder that the model was written to.
+
+        Args:
+            model: The embedder.
             folder: The repository's folder.
             source: Folder or Hub id that the embedder came from, if any; results that lie there are taken over.
+            run: Results to take instead; see `run_of`.
             token: Token for the Hub.
 
         Returns:
             The pictures that the card shows. Samples of the training data are none of them.
         """
-        data = model.model_card_data
-        known = data.stated if isinstance(data, SaHaModelCardData) else {}
-        if source is not None and is_sentence_transformer_model(source, token=token):  # results of these vectors
+        if run is not None:
+            copy_results(run.output_dir, folder, model_name=run.model_name, revision=run.revision)
+        elif source is not None and is_sentence_transformer_model(source, token=token):  # results of these vectors
             _take_over(source, folder, token)
-        if self.results is not None:
-            local = [source, f"local/{Path(source).resolve().name}"] if source else []
-            names = (self.repo_id, *local)
-            copy_results(self.results, folder, model_name=self.results_model, prefer=names)
+        for picture in folder.glob("assets/*"):
+            if picture != folder / FIGURE_FILE:  # samples that a card of a training run showed
+                picture.unlink()
         if self.card is not None:
             shutil.copy(self.card, folder / "README.md")
-            return frozenset({FIGURE_FILE})
-        given = {name: value for name, value in self.fields.items() if value is not None}
-        if "license" in given:  # the terms of another one do not go with it
-            known = {name: value for name, value in known.items() if name not in ("license_name", "license_link")}
-        datasets = list(model.model_card_data.datasets)
-        data = SaHaModelCardData.of_folder(folder, **known | {"repo_id": self.repo_id} | given)
-        data.datasets = list(dict.fromkeys([*data.datasets, *datasets]))
-        for sample in folder.glob("assets/*"):  # which a card with samples of the training data left behind
-            if sample != folder / FIGURE_FILE:
-                sample.unlink()
-        (folder / "README.md").write_text(render_card(model, data), encoding="utf8")
+        else:
+            (folder / "README.md").write_text(render_card(model, self._card_data(model, folder)), encoding="utf8")
         return frozenset({FIGURE_FILE})
+
+    def _card_data(self, model: SentenceTransformer, folder: Path) -> SaHaModelCardData:
+        """What the model's card says, and what is known of the repository."""
+        data = model.model_card_data
+        known = isinstance(data, SaHaModelCardData)
+        data = copy.copy(data) if known else SaHaModelCardData.of_folder(folder, datasets=list(data.datasets))
+        data.model_id = data.repo_id = self.repo_id
+        data.reports = Sidecars.read(folder).reports
+        data.parity, data.show_training_samples = True, False
+        if self.license is not None:
+            data.license, data.license_name, data.license_link = self.license, None, None
+        if self.base_model is not None:
+            data.base_model, data.base_model_revision = self.base_model, None
+        return data
 
 
 def _take_over(source: str, folder: Path, token: str | None) -> None:
@@ -108,18 +165,11 @@ def _take_over(source: str, folder: Path, token: str | None) -> None:
     if not Path(source).is_dir():
         source = snapshot_download(source, allow_patterns=[f"{name}/*" for name in _RESULTS], token=token)
     for file in Path(source).glob("results/*.json"):
-        if {"task_name", "scores", "mteb_version"} <= _keys_of(file):
-            (folder / "results").mkdir(exist_ok=True)
-            shutil.copyfile(file, folder / "results" / file.name)
-            evaluation = Path(".eval_results") / f"{file.stem}.yaml"
-            if (Path(source) / evaluation).is_file():
-                (folder / evaluation).parent.mkdir(exist_ok=True)
-                shutil.copyfile(Path(source) / evaluation, folder / evaluation)
-
-
-def _keys_of(file: Path) -> set[str]:
-    try:
-        content = json.loads(file.read_text(encoding="utf8"))
-    except ValueError:
-        return set()
-    return set(content) if isinstance(content, dict) else set()
+        try:
+            read_result(file)
+        except ValueError:  # somebody's other file of that name
+            continue
+        for name in (Path("results") / file.name, Path(".eval_results") / f"{file.stem}.yaml"):
+            if (Path(source) / name).is_file():
+                (folder / name).parent.mkdir(exist_ok=True)
+                shutil.copyfile(Path(source) / name, folder / name)

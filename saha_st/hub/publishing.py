@@ -7,6 +7,7 @@ files of earlier versions go (an adapter left behind would win over merged weigh
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import subprocess
@@ -15,11 +16,8 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
-from huggingface_hub.utils import validate_repo_id
+import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Normalize
 from sentence_transformers.sentence_transformer.modules import Pooling
@@ -31,6 +29,7 @@ from saha_st.hub.errors import CheckFailedError
 from saha_st.hub.export import export_adapter, export_model
 from saha_st.hub.extras import Extras, source_folder
 from saha_st.hub.parity import write_parity
+from saha_st.hub.repository import Repository
 from saha_st.modules import load_embedder
 from saha_st.modules.merging import AdapterEffect, adapter_effect, merge_adapter
 
@@ -69,7 +68,7 @@ def publish(
     token: str | None = None,
     commit_message: str = "Publish the embedder with saha_st",
     results: str | Path | None = None,
-    results_model: str | None = None,
+    results_revision: str | None = None,
     card: str | Path | None = None,
     license: str | None = None,
     base_model: str | None = None,
@@ -89,50 +88,52 @@ def publish(
         create_pr: Open a pull request instead of committing.
         token: Token for the Hub; by default the one of ``hf auth login``.
         commit_message: Message of the commit.
-        results: Output folder of `evaluate`; its results go along, and into the card.
-        results_model: The model's name there, if there are results of several; by default ``repo_id``, or
-            ``"local/<folder>"``.
+        results: Output folder of `evaluate`; its results of this model go along, and into the card.
+        results_revision: The revision there, if not that of the model's vectors as it is now (`results_revision`).
         card: A model card to use as it is; by default one is made from what is known.
-        license: Identifier of the licence, for the card.
+        license: The licence, by the Hub's identifier, for the card.
         base_model: Hub id of the base model, for the card; by default as the checkpoint tells.
         keep_adapter: Keep a merged adapter beside the weights, in ``adapter/``.
-        output_dir: Leave what is uploaded there; by default a temporary folder.
-        report: Takes the list of files, line by line, before anything is uploaded.
+        output_dir: Leave what is uploaded there, when all has gone well.
+        report: Takes the list of files, line by line, before anything is uploaded; what the commit deletes, and what
+            it keeps of others' files, are in it.
 
     Returns:
         The files, the checks, and the commit.
 
     Raises:
         FileExistsError: ``output_dir`` is not empty.
-        ValueError: Something in the repository must not be published; all of it is named. Or a wrong ``repo_id``, or
-            an adapter that changes nothing.
+        FileNotFoundError: No such card, or no results of this model.
+        ValueError: Something in the repository must not be published; all of it is named. Or a wrong ``repo_id``,
+            arguments that contradict each other, or an adapter that changes nothing.
         CheckFailedError: A process without `saha_st` gets other vectors.
-        OSError: The Hub refuses, or cannot be reached; nothing that is visible there has changed.
+        OSError: The Hub refuses, or cannot be reached.
 
     Example:
         ```python
         publish("saha-2b", "org/saha", results="evaluation", license="apache-2.0")
         ```
     """
-    _check_repo_id(repo_id)
-    api = HfApi(token=token)
+    repository = Repository(repo_id, token, private, revision, create_pr)
+    extras = Extras(repo_id, results, results_revision, card, license, base_model, keep_adapter)
+    target = None if output_dir is None else _new_folder(Path(output_dir))
+    if not isinstance(model, SentenceTransformer):
+        model = source_folder(str(model))
     if not dry_run:
-        _check_access(api, repo_id, private=private)
-    if output_dir is not None and Path(output_dir).exists() and any(Path(output_dir).iterdir()):
-        raise FileExistsError(f"output_dir {str(output_dir)!r} is not empty. Choose another folder or remove it.")
-    extras = Extras(repo_id, results, results_model, card, {"license": license, "base_model": base_model})
-    with tempfile.TemporaryDirectory(prefix="saha-st-publish-") as scratch:
-        folder = Path(output_dir) if output_dir is not None else Path(scratch) / "repository"
-        written = _write(model, folder, extras, keep_adapter=keep_adapter, token=token)
+        repository.check_access()
+    with tempfile.TemporaryDirectory(prefix=".saha-st-publish-", dir=target and target.parent) as scratch:
+        folder = Path(scratch) / "repository"
+        written = _write(model, folder, extras, token=token)
+        _free_memory()
         if problems := find_problems(folder, wanted_pictures=written.pictures):
             raise ValueError("This must not be published:\n" + "\n".join(f"  {problem}" for problem in problems))
-        _list(list_files(folder), report)
+        files = list_files(folder)
+        _list(files, repository, report)
         compared = check_in_clean_process(folder, written.engines, written.device)
-        published = Published(repo_id, list_files(folder), compared, written.adapter)
-        if dry_run:
-            return published
-        options = {"private": private, "revision": revision, "create_pr": create_pr, "message": commit_message}
-        return _upload(api, folder, published, report=report, **options)
+        url, commit = (None, None) if dry_run else repository.upload(folder, files, message=commit_message)
+        if target is not None:
+            folder.replace(target)
+    return Published(repo_id, files, compared, written.adapter, url, commit)
 
 
 @dataclass(frozen=True)
@@ -145,24 +146,44 @@ class _Written:
     pictures: frozenset[str]
 
 
-def _write(
-    model: SentenceTransformer | str | Path, folder: Path, extras: Extras, *, keep_adapter: bool, token: str | None
-) -> _Written:
+def _write(model: SentenceTransformer | str, folder: Path, extras: Extras, *, token: str | None) -> _Written:
     """Write the repository. A model that is loaded here is gone on return: the check that follows loads it again."""
-    source = None if isinstance(model, SentenceTransformer) else source_folder(str(model))
-    embedder = model if source is None else load_embedder(source, token=token)
+    source = model if isinstance(model, str) else None
+    embedder = load_embedder(model, token=token) if isinstance(model, str) else model
+    run = extras.run_of(embedder)
     effect = adapter_effect(embedder)
     if effect is not None:
         logger.info("The adapter: %d tensors on %d layers.", effect.tensors, effect.layers)
-        if keep_adapter:
-            export_adapter(embedder, folder, base_model=extras.fields["base_model"])
+        if extras.keep_adapter:
+            export_adapter(embedder, folder, base_model=extras.base_model)
         if source is None:
             embedder = copy.deepcopy(embedder)
         merge_adapter(embedder)
+    elif extras.keep_adapter:
+        raise ValueError("keep_adapter: the model has no adapter to keep.")
     export_model(embedder, folder)
     write_parity(embedder, folder)
-    pictures = extras.add(embedder, folder, source=source, token=token)
+    pictures = extras.add(embedder, folder, source=source, run=run, token=token)
     return _Written(effect, _engines_for(embedder), str(embedder.device), pictures)
+
+
+def _new_folder(path: Path) -> Path:
+    """Where to leave what was written; it is moved there when it is whole.
+
+    Raises:
+        FileExistsError: Something is there.
+    """
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise FileExistsError(f"output_dir {str(path)!r} is not empty. Choose another folder or remove it.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _free_memory() -> None:
+    """A loaded model is part of reference cycles, and the check is about to load it a second time."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _engines_for(model: SentenceTransformer) -> tuple[str, ...]:
@@ -188,101 +209,19 @@ def check_in_clean_process(folder: Path, names: tuple[str, ...], device: str = "
     return found
 
 
-def _check_repo_id(repo_id: str) -> None:
-    try:
-        validate_repo_id(repo_id)
-        if repo_id.count("/") != 1:
-            raise HFValidationError("it has no organisation or user name")
-    except HFValidationError as error:
-        raise ValueError(f"repo_id must be 'organisation/name', got {repo_id!r}: {error}.") from error
-
-
-def _check_access(api: HfApi, repo_id: str, *, private: bool | None) -> None:
-    """See that the token may write, before the long work.
-
-    Raises:
-        OSError: Not logged in, not allowed, or the Hub cannot be reached.
-        ValueError: The repository is there and public, and is to be private.
-    """
-    try:
-        account = api.whoami()
-        if not api.repo_exists(repo_id):
-            _check_may_create(account, repo_id)
-            return
-        api.auth_check(repo_id, write=True)
-        if private and not api.model_info(repo_id).private:
-            raise ValueError(
-                f"private: the repository {repo_id!r} exists and is public. Make it private in its settings first, or "
-                "choose another name."
-            )
-    except LocalTokenNotFoundError as error:
-        raise OSError("Not logged in to the Hub. Run `hf auth login`, or set HF_TOKEN.") from error
-    except OfflineModeIsEnabled as error:
-        raise OSError("The Hub cannot be reached: HF_HUB_OFFLINE is set. Unset it, or try --dry-run.") from error
-    except HfHubHTTPError as error:
-        raise OSError(
-            f"The Hub does not let you write to {repo_id!r} ({_first_line(error)}). Log in with `hf auth login`, or "
-            "set HF_TOKEN to a token that may write there."
-        ) from error
-
-
-def _check_may_create(account: dict[str, Any], repo_id: str) -> None:
-    owner = repo_id.split("/")[0]
-    owners = [account["name"], *(organisation["name"] for organisation in account.get("orgs", ()))]
-    is_reader = account.get("auth", {}).get("accessToken", {}).get("role") == "read"
-    if is_reader or owner not in owners:
-        what = "only reads" if is_reader else f"writes to {', '.join(owners)} at most"
-        raise OSError(
-            f"The token of {account['name']!r} {what}, so it may not create {repo_id!r}. Log in with `hf auth login`, "
-            "or choose another name."
-        )
-
-
-def _upload(
-    api: HfApi,
-    folder: Path,
-    published: Published,
-    *,
-    private: bool | None,
-    revision: str | None,
-    create_pr: bool,
-    message: str,
-    report: Callable[[str], None],
-) -> Published:
-    repo_id = published.repo_id
-    try:
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        if revision is not None and not create_pr:
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        # Not `upload_folder`, which may make several commits of a folder (huggingface_hub 2, with xet).
-        stale = set(api.list_repo_files(repo_id, revision=revision)) - {".gitattributes", *published.files}
-        for name in sorted(stale):
-            report(f"    delete  {name}")
-        commit = api.create_commit(
-            repo_id,
-            [
-                *(CommitOperationDelete(name) for name in sorted(stale)),
-                *(CommitOperationAdd(name, folder / name) for name in published.files),
-            ],
-            commit_message=message,
-            revision=revision,
-            create_pr=create_pr,
-        )
-    except Exception as error:  # a connection that breaks does so under the names of three libraries
-        if type(error) is ValueError:  # about the card
-            raise
-        raise OSError(
-            f"The upload to {repo_id!r} was interrupted ({_first_line(error)}). What can be seen there has not "
-            "changed; run the same command again."
-        ) from error
-    url = commit.pr_url or commit.commit_url
-    return Published(repo_id, published.files, published.comparisons, published.adapter, str(url), commit.oid)
-
-
-def _list(files: Mapping[str, int], report: Callable[[str], None]) -> None:
+def _list(files: Mapping[str, int], repository: Repository, report: Callable[[str], None]) -> None:
+    """Tell what is uploaded, and what becomes of other files in the repository."""
     for name, size in files.items():
         report(f"{_readable(size):>10}  {name}")
     report(f"{_readable(sum(files.values())):>10}  in {len(files)} files")
+    try:
+        changes = repository.changes(files)
+    except OSError as error:  # a dry run does without the Hub
+        report(f"What is on the Hub in {repository.repo_id} could not be looked up ({error}).")
+        return
+    for what, names in (("delete", changes.deleted), ("keep", changes.kept)):
+        for name in names:
+            report(f"{what:>10}  {name}")
 
 
 def _readable(size: float) -> str:
@@ -291,7 +230,3 @@ def _readable(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.2f} GB"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

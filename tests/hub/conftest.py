@@ -41,6 +41,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub
 
 
 @pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Publish without the check in a clean process, which takes seconds; some tests have it."""
+    from saha_st.hub.engines import Comparison
+
+    passed = Comparison("query: text", "sentence-transformers", 1.0, None, 1e-5)
+    monkeypatch.setattr("saha_st.hub.publishing.check_in_clean_process", lambda *args: (passed,))
+
+
+@pytest.fixture
 def logged_out(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Call it to go on without a token."""
     return lambda: monkeypatch.delenv("HF_TOKEN")

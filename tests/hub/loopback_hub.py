@@ -24,10 +24,11 @@ from urllib.parse import parse_qs
 import yaml
 from hub.hub_http import DROP, Answer, Fault, Refusal, Request, Server, answer, partial
 
-__all__ = ["DROP", "READER", "WRITER", "Fault", "LoopbackHub"]
+__all__ = ["DROP", "READER", "VISITOR", "WRITER", "Fault", "LoopbackHub"]
 
-WRITER, READER = "hf_writer", "hf_reader"
-"""Tokens: of a member of every organisation, and of somebody who may write nowhere. No other token is valid."""
+WRITER, VISITOR, READER = "hf_writer", "hf_visitor", "hf_reader"
+"""Tokens: of a member of every organisation, of somebody in none, who may open pull requests on what they can read,
+and one that only reads. No other token is valid."""
 
 ATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
 LFS_SUFFIXES = (".safetensors", ".bin", ".npz", ".parquet", ".png", ".jpg")
@@ -94,7 +95,7 @@ def route(pattern: str) -> Callable[..., Any]:
 class LoopbackHub(Server):
     """The Hub. ``mode`` is how large files are uploaded, "lfs" or "regular"."""
 
-    routes, tokens = ROUTES, (WRITER, READER)
+    routes, tokens = ROUTES, (WRITER, VISITOR, READER)
 
     def __init__(self, mode: str = "lfs") -> None:
         super().__init__()
@@ -116,14 +117,14 @@ class LoopbackHub(Server):
         self.blobs[sha] = content
         return sha
 
-    def repo(self, request: Request, *, write: bool = False) -> Repo:
-        """The repository that a request names, if its sender may have it."""
+    def repo(self, request: Request, *, write: bool = False, propose: bool = False) -> Repo:
+        """The repository that a request names, if its sender may read it, write to it, or open a pull request."""
         repo = self.repos.get(((request["kind"] or "models").strip("/"), request["name"]))
-        if request.token is None and (write or repo is None or repo.private):
+        if request.token is None and (write or propose or repo is None or repo.private):
             raise Refusal(401, "Invalid username or password.", code=None if write and repo else "RepoNotFound")
         if repo is None or (repo.private and request.token != WRITER):
             raise Refusal(404, "Repository not found", code="RepoNotFound")
-        if write and request.token != WRITER:
+        if (write and request.token != WRITER) or (propose and request.token == READER):
             raise Refusal(403, f"You don't have the required permissions to write to {repo.name}")
         return repo
 
@@ -132,9 +133,9 @@ class LoopbackHub(Server):
 def whoami(hub: LoopbackHub, request: Request) -> Answer:
     if request.token is None:
         raise Refusal(401, "Invalid username or password.")
-    role = "write" if request.token == WRITER else "read"
+    name, role = request.token.removeprefix("hf_"), "read" if request.token == READER else "write"
     orgs = [{"name": name, "roleInOrg": "write"} for name in ("org", "lab")] if request.token == WRITER else []
-    return answer({"type": "user", "name": role + "r", "orgs": orgs, "auth": {"accessToken": {"role": role}}})
+    return answer({"type": "user", "name": name, "orgs": orgs, "auth": {"accessToken": {"role": role}}})
 
 
 @route("POST /api/repos/create")
@@ -272,7 +273,7 @@ def git_hash(content: bytes) -> str:
 
 @route(f"POST /api/{KINDS}/{NAME}/preupload/(?P<revision>[^/]+)")
 def preupload(hub: LoopbackHub, request: Request) -> Answer:
-    repo = hub.repo(request, write=True)
+    repo = hub.repo(request, write="create_pr" not in request.query, propose=True)
     files = repo.commits[repo.resolve(request["revision"])].files
     modes = []
     for path in (file["path"] for file in request.json["files"]):
@@ -285,7 +286,7 @@ def preupload(hub: LoopbackHub, request: Request) -> Answer:
 
 @route(rf"POST /(?P<kind>datasets/|spaces/)?{NAME}\.git/info/lfs/objects/batch")
 def lfs_batch(hub: LoopbackHub, request: Request) -> Answer:
-    hub.repo(request, write=True)
+    hub.repo(request, propose=True)
     objects = []
     for wanted in request.json["objects"]:
         actions = {
@@ -313,7 +314,7 @@ def lfs_verify(hub: LoopbackHub, request: Request) -> Answer:
 
 @route(f"POST /api/{KINDS}/{NAME}/commit/(?P<revision>[^/]+)")
 def commit(hub: LoopbackHub, request: Request) -> Answer:
-    repo = hub.repo(request, write=True)
+    repo = hub.repo(request, write="create_pr" not in request.query, propose=True)
     branch = request["revision"]
     if branch not in repo.branches:
         raise Refusal(404, f"Invalid rev id: {branch}", code="RevisionNotFound")

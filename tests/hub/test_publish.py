@@ -18,7 +18,11 @@ from sentence_transformers import SentenceTransformer
 from tiny import build_tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from saha_st.card.run_folders import RunFolder
 from saha_st.cli import main
+from saha_st.encoding import results_revision
+from saha_st.evaluation.report import Report
+from saha_st.evaluation.scores import Scores, TaskScore
 from saha_st.hub import publish
 from saha_st.hub.publishing import check_in_clean_process
 from saha_st.modules import load_embedder
@@ -48,7 +52,13 @@ def published(adapted, tmp_path_factory):
     """A dry run of publishing the adapted checkpoint."""
     folder = tmp_path_factory.mktemp("published") / "repository"
     return folder, publish(
-        adapted[0], "org/saha", dry_run=True, keep_adapter=True, license="apache-2.0", output_dir=folder
+        adapted[0],
+        "org/saha",
+        dry_run=True,
+        keep_adapter=True,
+        license="apache-2.0",
+        base_model="org/base",
+        output_dir=folder,
     )
 
 
@@ -66,6 +76,8 @@ def test_adapters_are_merged_counted_and_kept_beside_the_weights(published, adap
     assert found.adapter.layers == found.adapter.tensors / 3 and found.adapter.change > 1e-3
     assert not (folder / "adapter_config.json").exists() and "model.safetensors" in found.files
     assert {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= set(found.files)
+    base = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert base == "org/base"
     vectors = SentenceTransformer(str(folder), device="cpu").encode_query(TEXTS)
     np.testing.assert_allclose(vectors, adapted[1], atol=1e-5)
 
@@ -154,18 +166,41 @@ def test_a_name_that_the_hub_does_not_take_is_refused_at_once(name):
         publish("nowhere", name, dry_run=True)
 
 
-def test_results_of_a_model_of_another_name_are_not_taken_for_this_one(tiny_mllm, tmp_path):
-    run = tmp_path / "evaluation" / "results" / "local__saha-tiny" / "26a0"
-    run.mkdir(parents=True)
-    result = {"task_name": "T", "scores": {}, "mteb_version": "2", "dataset_revision": "1"}
-    (run / "T.json").write_text(json.dumps(result))
-    with pytest.raises(ValueError, match="holds results of local/saha-tiny @ 26a0, not of a model called org/saha or"):
-        publish(tiny_mllm, "org/saha", dry_run=True, results=tmp_path / "evaluation")
+def evaluated(folder: Path, name: str, revision: str) -> Path:
+    """What `saha-st evaluate` leaves of a benchmark with one task."""
+    scores = Scores({"T": TaskScore(score=0.5, metric="ndcg", num_queries=10, meta_task="Retrieval", chance=0.1)})
+    run = RunFolder(folder, name, revision)
+    run.results.mkdir(parents=True)
+    result = {
+        "task_name": "T",
+        "scores": {"test": [{"main_score": 0.5}]},
+        "mteb_version": "2",
+        "dataset_revision": "1",
+    }
+    (run.results / "T.json").write_text(json.dumps(result))
+    Report("Bench", {name: scores}, (), revision, {}).write(folder)
+    return folder
 
 
-@pytest.fixture
-def unchecked(monkeypatch):
-    monkeypatch.setattr("saha_st.hub.publishing.check_in_clean_process", lambda *args: ())
+def test_results_go_along_by_the_vectors_that_they_are_of(unchecked, tiny_mllm, tmp_path):
+    revision = results_revision(load_embedder(str(tiny_mllm), device="cpu"))
+    results = evaluated(tmp_path / "evaluation", "local/another-name", revision)
+    evaluated(results, "org/saha", "older")
+    found = publish(tiny_mllm, "org/saha", dry_run=True, results=results, output_dir=tmp_path / "out")
+    assert {"results/T.json", "results/reports/Bench.json"} <= found.files.keys()
+    assert "### Bench" in (tmp_path / "out" / "README.md").read_text()
+    # Published again from there, they come along.
+    again = publish(tmp_path / "out", "org/copy", dry_run=True, output_dir=tmp_path / "copy")
+    assert {"results/T.json", "results/reports/Bench.json"} <= again.files.keys()
+    assert "### Bench" in (tmp_path / "copy" / "README.md").read_text()
+
+
+def test_results_of_other_vectors_are_refused_unless_they_are_named(unchecked, embedder, tmp_path):
+    results = evaluated(tmp_path / "evaluation", "org/saha", "26a0")
+    with pytest.raises(FileNotFoundError, match="holds results of org/saha @ 26a0, none of these weights"):
+        publish(embedder, "org/saha", dry_run=True, results=results)
+    found = publish(embedder, "org/saha", dry_run=True, results=results, results_revision="26a0")
+    assert "results/T.json" in found.files
 
 
 def test_files_beside_a_plain_llm_are_not_taken_along(unchecked, tiny_mllm, tmp_path):
@@ -201,12 +236,36 @@ def test_a_model_that_is_not_there_is_not_looked_for_on_the_hub_unless_it_may_be
         publish("./saha", "org/saha", dry_run=True)
 
 
-def test_a_folder_that_is_not_empty_and_a_card_that_is_not_there_are_refused_at_once(tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(FileExistsError, match="output_dir"):
-        publish("saha-tiny", "org/saha", dry_run=True, output_dir=tmp_path)
-    with pytest.raises(FileNotFoundError, match="card: there is no file"):
-        publish("saha-tiny", "org/saha", dry_run=True, card=tmp_path / "none.md")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"output_dir": "full"}, "output_dir .* is not empty"),
+        ({"card": "none.md"}, "card: there is no file"),
+        ({"card": "broken.md"}, "card: the front matter of .* cannot be read"),
+        ({"card": "card.md", "license": "mit"}, "license goes into a card that is made here"),
+        ({"card": "card.md", "base_model": "org/base"}, "base_model goes into a card"),
+        ({"card": "foo.md"}, "no licence 'foo-9'"),
+        ({"license": "apache2"}, "license: the Hub has no licence 'apache2'. Did you mean apache-2.0"),
+        ({"results": "full"}, "holds no results"),
+        ({"results_revision": "26a0"}, "pass results"),
+    ],
+    ids=str,
+)
+def test_wrong_arguments_are_refused_before_the_model_is_loaded(tmp_path, monkeypatch, options, message):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    (tmp_path / "card.md").write_text("---\nlicense: mit\n---\n# A card")
+    (tmp_path / "foo.md").write_text("---\nlicense: foo-9\n---\n# A card")
+    (tmp_path / "broken.md").write_text("---\nlicense: [mit\n---\n# A card")
+    monkeypatch.setattr("saha_st.hub.publishing.load_embedder", lambda *args, **kwargs: pytest.fail("it was loaded"))
+    paths = {name: tmp_path / value for name, value in options.items() if name in ("output_dir", "card", "results")}
+    with pytest.raises((ValueError, OSError), match=message):
+        publish("saha-tiny", "org/saha", dry_run=True, **options | paths)
+
+
+def test_an_adapter_that_is_not_there_cannot_be_kept(embedder):
+    with pytest.raises(ValueError, match="keep_adapter: the model has no adapter"):
+        publish(embedder, "org/saha", dry_run=True, keep_adapter=True)
 
 
 @pytest.mark.parametrize(("token", "message"), [("hf_x", "HF_HUB_OFFLINE is set"), (None, "Not logged in")])
@@ -224,5 +283,5 @@ def test_the_command_lists_the_files_of_a_run_folder(tiny_mllm, tmp_path, capsys
     assert main(["publish", str(run), "org/saha", "--dry-run", "--output_dir", str(out)]) == 0
     printed = capsys.readouterr().out
     assert "model.safetensors" in printed and "Dry run: nothing was uploaded." in printed
-    assert "18 inputs, equal tokens, lowest cosine 1.000000" in printed
+    assert "the tokens of all 9 inputs are equal, the lowest cosine is 1.000000" in printed
     assert ModelCard.load(out / "README.md").data.base_model == "org/base"

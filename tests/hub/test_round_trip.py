@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hub.loopback_hub import DROP, READER, WRITER, Fault, LoopbackHub
+from hub.loopback_hub import DROP, READER, VISITOR, WRITER, Fault, LoopbackHub
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 from saha_st.cli import main
 from saha_st.hub import publish, verify
-from saha_st.hub.engines import Comparison
 from saha_st.modules import load_embedder
 from saha_st.modules.merging import has_adapter
 
@@ -32,13 +31,6 @@ model, image = SentenceTransformer("org/saha", device="cpu"), Image.open(sys.arg
 inputs = ["stars", {"image": image}, {"image": image, "text": "stars"}]
 np.savez(sys.argv[2], query=model.encode_query(inputs), document=model.encode_document(inputs))
 """
-
-
-@pytest.fixture
-def unchecked(monkeypatch):
-    """Without the check in a clean process, which takes seconds; `test_a_stranger…` has it, and test_publish."""
-    passed = Comparison("query: text", "sentence-transformers", 1.0, None, 1e-5)
-    monkeypatch.setattr("saha_st.hub.publishing.check_in_clean_process", lambda *args: (passed,))
 
 
 @pytest.fixture
@@ -136,6 +128,45 @@ def test_a_branch_and_a_pull_request_leave_main_as_it_is(hub, unchecked, embedde
     assert same(load(revision="next"), embedder) and same(load(revision="refs/pr/1"), embedder)
 
 
+def test_who_may_not_write_may_open_a_pull_request_on_what_is_there(hub, unchecked, embedder, monkeypatch, load):
+    publish(embedder, "org/saha", revision="next", commit_message="First")
+    assert hub.repos["models", "org/saha"].commits[hub.repos["models", "org/saha"].branches["next"]].message == "First"
+    monkeypatch.setenv("HF_TOKEN", VISITOR)
+    change(embedder)
+    with pytest.raises(OSError, match="does not let you write"):
+        publish(embedder, "org/saha")
+    publish(embedder, "org/saha", create_pr=True)
+    assert same(load(revision="refs/pr/1"), embedder)
+    monkeypatch.setattr("saha_st.hub.publishing._write", lambda *args, **kwargs: pytest.fail("the long work began"))
+    with pytest.raises(ValueError, match="revision: 'org/saha' has no 'nxt' to open a pull request on"):
+        publish(embedder, "org/saha", create_pr=True, revision="nxt")
+    with pytest.raises(ValueError, match="create_pr: there is no repository 'org/other'"):
+        publish(embedder, "org/other", create_pr=True)
+
+
+def test_what_is_public_is_not_published_as_private(hub, unchecked, embedder):
+    publish(embedder, "org/saha")
+    with pytest.raises(ValueError, match="private: the repository 'org/saha' exists and is public"):
+        publish(embedder, "org/saha", private=True)
+
+
+def test_of_what_was_there_only_what_a_loader_or_card_reads_goes_and_a_dry_run_says_so(
+    hub, unchecked, embedder, monkeypatch
+):
+    ours = ["model-00001-of-00002.safetensors", "adapter/adapter_config.json", "2_Dense/config.json", "results/T.json"]
+    theirs = ["LICENSE", "saha-Q4_K_M.gguf", "docs/usage.md", "assets/logo.svg", "onnx/model.onnx"]
+    HfApi().create_repo("org/saha")
+    for name in ours + theirs:
+        HfApi().upload_file(repo_id="org/saha", path_in_repo=name, path_or_fileobj=b"{}")
+    for revision in (None, "next"):
+        lines = []
+        publish(embedder, "org/saha", dry_run=True, report=lines.append, revision=revision)
+        assert sorted(line.split()[1] for line in lines if line.strip().startswith("delete")) == sorted(ours)
+        assert sorted(line.split()[1] for line in lines if line.strip().startswith("keep")) == sorted(theirs)
+    published = publish(embedder, "org/saha")
+    assert hub.files("org/saha").keys() == {".gitattributes", *theirs, *published.files}
+
+
 def test_an_unchanged_model_makes_no_commit(hub, unchecked, embedder, tmp_path):
     embedder.save_pretrained(str(tmp_path / "model"))
     first = publish(tmp_path / "model", "org/saha")
@@ -155,7 +186,8 @@ def test_an_interrupted_upload_changes_nothing_visible_and_can_be_repeated(hub, 
     change(embedder)
     pattern, status = fault
     hub.fail[pattern] = Fault(status)
-    with pytest.raises(OSError, match="(?s)upload to 'org/saha' was interrupted.*run the same command again"):
+    what = "interrupted" if status == DROP else "refused"
+    with pytest.raises(OSError, match=f"(?s)upload to 'org/saha' was {what}.*run the same command again"):
         publish(embedder, "org/saha")
     assert hub.head("org/saha") == head and hub.files("org/saha") == files
     np.testing.assert_allclose(vectors(load()), old, atol=1e-5)
@@ -171,13 +203,15 @@ def test_a_connection_that_is_lost_once_is_no_interruption(hub, unchecked, embed
     assert same(load(), embedder)
 
 
-def test_a_first_upload_that_is_interrupted_leaves_an_empty_repository(hub, unchecked, embedder, load):
-    hub.fail["POST .*/commit/"] = Fault(403)
+def test_a_first_upload_that_is_interrupted_leaves_an_empty_repository(hub, unchecked, embedder, load, tmp_path):
+    hub.fail["POST .*/commit/"] = Fault(DROP)
     with pytest.raises(OSError, match="interrupted"):
-        publish(embedder, "org/saha")
+        publish(embedder, "org/saha", output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists(), "so that the same command can be run again"
     assert hub.files("org/saha").keys() == {".gitattributes"}
     hub.fail.clear()
-    publish(embedder, "org/saha")
+    publish(embedder, "org/saha", output_dir=tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").is_file() and list(tmp_path.glob(".saha-st-publish-*")) == []
     assert same(load(), embedder)
 
 
