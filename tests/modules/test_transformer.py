@@ -190,3 +190,13 @@ def test_a_checkpoint_names_stock_classes_and_the_versions_it_needs(embedder, tm
     assert config["requirements"]["sentence-transformers"]["specifier"] == ">=6.2"
     assert config["prompts"] == {"query": SYSTEM, "document": SYSTEM}
     assert not list(tmp_path.rglob("*.py")) + list(tmp_path.rglob("*.bin")) + list(tmp_path.rglob("*.pkl"))
+
+
+def test_a_checkpoint_keeps_nothing_of_the_last_calls_truncation_and_padding(embedder, tmp_path):
+    embedder.max_seq_length = 60
+    embedder.encode(["a short text"])
+    backend = embedder.tokenizer.backend_tokenizer
+    assert backend.truncation is not None and backend.padding is not None, "else this proves nothing"
+    embedder.save_pretrained(str(tmp_path))
+    stored = json.loads((tmp_path / "tokenizer.json").read_text())
+    assert stored["truncation"] is None and stored["padding"] is None
