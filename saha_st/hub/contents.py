@@ -2,49 +2,33 @@
 
 A checkpoint is data: weights, settings, pictures that were drawn for it. Looked for are files that are code or run
 code when they are loaded (pickles, Python), secrets, paths of the machine it was made on, and pictures or other files
-that nothing accounts for, which may be somebody's training data.
+that nothing accounts for, which may be somebody's training data. A file's name is not trusted: see `file_kinds`.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-import yaml
-
-from saha_st.hub.engines import PARITY
+from saha_st.hub.engines import FIXTURES_FILE, PARITY, VECTORS_FILE
+from saha_st.hub.file_kinds import is_pickle, is_picture, text_of
+from saha_st.hub.local_paths import paths_in
+from saha_st.hub.secret_strings import secrets_in
 
 _CODE = {".py", ".pyc", ".so", ".sh", ".ipynb"}
 _PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 _PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".mp4", ".webm"}
 _TEXTS = {".json", ".jsonl", ".yaml", ".yml", ".md", ".jinja", ".txt", ".model", ""}
-_MAY_BE_DATA = "It may be training data; remove it."
-_VOCABULARIES = {"tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json"}
-"""Files of strings from everywhere, in which a path means nothing."""
+_SENTENCEPIECE = ".model"
 
-_SECRETS = {
-    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{20,}\b",
-    "an OpenAI or Anthropic key": r"\bsk-[A-Za-z0-9_-]{20,}",
-    "a GitHub token": r"\b(gh[pousr]_[A-Za-z0-9]{30,}|github_pat_[A-Za-z0-9_]{30,})\b",
-    "an AWS key": r"\bAKIA[0-9A-Z]{16}\b",
-    "a Google key": r"\bAIza[A-Za-z0-9_-]{35}\b",
-    "a private key": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-    "a password in a URL": r"\b[a-z][a-z0-9+.-]*://[^\s/:@]+:[^\s/:@]+@",
-}
-_PATH = re.compile(
-    r"""(?<![\w.:/-])(?:
-        (?:/(?:home|root|Users|mnt|media|tmp|var|opt|srv|data|workspace|scratch|work|private|Volumes)|~)/[^\s"'`<>|)\]]+
-        |[A-Za-z]:\\{1,2}(?![nrt]\b|[nrt][A-Z])[^\s"'`<>|]+
-        |file://[^\s"'`<>|)]+
-    )""",
-    re.VERBOSE,
-)
-_EMBEDDED_PICTURE = re.compile(r"data:image/[a-z+]+;base64,")
+_MAY_BE_DATA = "It may be training data; remove it."
+_VOCABULARIES = {"tokenizer.json", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json"}
+"""Files of strings from everywhere, in which a path means nothing; so are SentencePiece's, which are binary, too."""
+
+_EMBEDDED_PICTURE = re.compile(r"data:(?:image|video)/[\w.+-]+;base64,[A-Za-z0-9+/]{8}")
 
 
 @dataclass(frozen=True)
@@ -71,14 +55,23 @@ def find_problems(folder: str | Path, *, wanted_pictures: frozenset[str] = froze
 
     Args:
         folder: The repository as it would be uploaded.
-        wanted_pictures: Pictures that are meant to be there, as paths within the folder; those of ``parity/`` are.
+        wanted_pictures: Pictures that are meant to be there, as paths within the folder; those that
+            ``parity/parity.json`` names are.
 
     Returns:
         What was found; empty if all is well.
     """
     root = Path(folder)
+    wanted = wanted_pictures | _pictures_of_parity(root)
     names = [PurePosixPath(name) for name in list_files(root)]
-    return [finding for name in names for finding in _problems_of(root / name, name, wanted_pictures)]
+    return [finding for name in names for finding in _problems_of(root / name, name, wanted)]
+
+
+def _pictures_of_parity(root: Path) -> frozenset[str]:
+    """The pictures that the inputs in ``parity/`` are made of."""
+    path = root / PARITY / FIXTURES_FILE
+    named = set(re.findall(r'"(image-\d+\.png)"', text_of(path) or "")) if path.is_file() else set()
+    return frozenset(f"{PARITY}/{name}" for name in named)
 
 
 def _problems_of(path: Path, name: PurePosixPath, wanted: frozenset[str]) -> Iterator[Finding]:
@@ -87,74 +80,49 @@ def _problems_of(path: Path, name: PurePosixPath, wanted: frozenset[str]) -> Ite
         yield Finding(str(name), "it is a link to another file", "Copy what it points to.")
     if suffix in _CODE:
         yield Finding(str(name), "it is code", "A model is data: prompts and settings travel as files of values.")
-    elif suffix in _PICKLES or _is_pickle(path):
+    elif suffix in _PICKLES or is_pickle(path):
         yield Finding(str(name), "it is a pickle, which runs code when it is loaded", "Save tensors as safetensors.")
-    elif suffix in _PICTURES:
-        if name.parts[0] != PARITY and str(name) not in wanted:
-            yield Finding(str(name), "it is a picture that nothing accounts for", _MAY_BE_DATA)
+    elif suffix in _PICTURES or is_picture(path):
+        yield from _problems_of_picture(path, name, wanted)
+    elif name.parts[0] == PARITY and str(name) not in {f"{PARITY}/{FIXTURES_FILE}", f"{PARITY}/{VECTORS_FILE}"}:
+        yield Finding(str(name), f"nothing in {PARITY}/{FIXTURES_FILE} accounts for it", _MAY_BE_DATA)
     elif suffix == ".safetensors":
-        yield from _problems_in_text(str(name), _metadata_of(path), has_paths=True)
-    elif suffix in _TEXTS:
-        text = path.read_text(encoding="utf8", errors="replace")
-        yield from _problems_in_text(str(name), text, has_paths=name.name not in _VOCABULARIES)
-    else:
+        yield from _problems_of_weights(path, name)
+    elif suffix not in _TEXTS:
         yield Finding(str(name), "it is a file of a kind that does not belong to a model", "Remove it.")
+    elif (text := text_of(path, binary=suffix == _SENTENCEPIECE)) is None:
+        yield Finding(str(name), "it is not the text that its name promises", _MAY_BE_DATA)
+    else:
+        yield from _problems_in_text(name, text)
 
 
-def _problems_in_text(name: str, text: str, *, has_paths: bool) -> Iterator[Finding]:
-    for what, pattern in _SECRETS.items():
-        if found := re.search(pattern, text):
-            line = text.count("\n", 0, found.start()) + 1
-            yield Finding(name, f"line {line} looks like {what}", "Remove it, and revoke it if it was ever shared.")
-    if _EMBEDDED_PICTURE.search(text):
-        yield Finding(name, "it has a picture embedded in it", _MAY_BE_DATA)
-    if has_paths:
-        for path in dict.fromkeys(_paths_in(name, text)):
-            yield Finding(name, f"it names a path of this machine, {path!r}", "Name the model or dataset instead.")
+def _problems_of_picture(path: Path, name: PurePosixPath, wanted: frozenset[str]) -> Iterator[Finding]:
+    if str(name) not in wanted:
+        yield Finding(str(name), "it is a picture that nothing accounts for", _MAY_BE_DATA)
+    elif not is_picture(path):
+        yield Finding(str(name), "it is not the picture that its name promises", _MAY_BE_DATA)
 
 
-def _paths_in(name: str, text: str) -> Iterator[str]:
-    """Absolute paths in a text; in a file of values, every value that is one as a whole, too."""
-    yield from (found.group().rstrip(".,;:") for found in _PATH.finditer(text))
-    for value in _values_of(name, text):
-        if re.fullmatch(r"(/[\w.@+ -]+){2,}/?", value) and not _PATH.search(value):
-            yield value
+def _problems_of_weights(path: Path, name: PurePosixPath) -> Iterator[Finding]:
+    """Look at what a safetensors file says of itself."""
+    from safetensors import SafetensorError, safe_open
 
-
-def _values_of(name: str, text: str) -> Iterator[str]:
     try:
-        if name.endswith(".json"):
-            yield from _strings(json.loads(text))
-        elif name.endswith((".yaml", ".yml")):
-            yield from _strings(yaml.safe_load(text))
-    except (ValueError, yaml.YAMLError):
+        with safe_open(path, framework="np") as file:
+            metadata = json.dumps(file.metadata() or {}, ensure_ascii=False, indent=0)
+    except SafetensorError as error:
+        yield Finding(str(name), f"it is no safetensors file ({error})", _MAY_BE_DATA)
         return
+    yield from _problems_in_text(name, metadata, suffix=".json")
 
 
-def _strings(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from (text for each in value.values() for text in _strings(each))
-    elif isinstance(value, list):
-        yield from (text for each in value for text in _strings(each))
-
-
-def _is_pickle(path: Path) -> bool:
-    """Whether a file begins as a pickle does, or is an archive with one in it, whatever its name."""
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start[:1] == b"\x80" and start[1:2] in {b"\x02", b"\x03", b"\x04", b"\x05"}:
-        return path.suffix != ".safetensors"
-    if start == b"PK" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            return any(entry.endswith((".pkl", ".pickle")) for entry in archive.namelist())
-    return False
-
-
-def _metadata_of(path: Path) -> str:
-    """What a safetensors file says of itself."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as file:
-        return json.dumps(file.metadata() or {})
+def _problems_in_text(name: PurePosixPath, text: str, *, suffix: str | None = None) -> Iterator[Finding]:
+    for line, what in secrets_in(text):
+        yield Finding(str(name), f"line {line} looks like {what}", "Remove it, and revoke it if it was ever shared.")
+    if _EMBEDDED_PICTURE.search(text):
+        yield Finding(str(name), "it has a picture embedded in it", _MAY_BE_DATA)
+    suffix = suffix or name.suffix.lower()
+    if name.name not in _VOCABULARIES and suffix != _SENTENCEPIECE:
+        for path, line in paths_in(text, suffix).items():
+            what = f"line {line} names a path of this machine, {path!r}"
+            yield Finding(str(name), what, "Name the model or dataset instead.")
