@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,6 +25,7 @@ from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
 from saha_st.data.keys import KEY_DTYPE, column_keys
+from saha_st.files import write_whole
 from saha_st.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -382,24 +382,6 @@ class VectorStore:
     def _append(self, keys: np.ndarray, vectors: np.ndarray) -> None:
         self._keys = np.concatenate([self._keys, keys])
         self._shards.append(vectors)
-
-
-def write_whole(path: Path, write: Callable[[Any], None]) -> None:
-    """Write a file so that it is there entirely or not at all, whatever happens in between.
-
-    Raises:
-        OSError: The disk is full, say; nothing is left behind, and an older file of that name is untouched.
-    """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _encode_rows(

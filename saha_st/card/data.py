@@ -11,16 +11,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub.utils import yaml_dump
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
 
+from saha_st.card import facts
 from saha_st.card.figure import draw_mining
-from saha_st.card.readme import STATED, TAGS, TRAINED, stated_in
-from saha_st.card.recipe import hub_datasets, is_hub_id
+from saha_st.card.readme import TAGS, TRAINED, stated_in
+from saha_st.card.recipe import hub_datasets, is_hub_id, public_name
 from saha_st.card.sidecars import FIGURE_FILE, MINING_FILE, RECIPE_FILE, Sidecars, remove_results
 from saha_st.card.variables import template_variables
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 @dataclass
@@ -29,8 +33,10 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
 
     `load_embedder` gives it to every model, so that `save_pretrained`, the trainer and `train` write this card, and
     the files that it is rendered from. It is rendered anew each time a model is saved: what a person wrote into the
-    README of the folder that a model was loaded from stays there, and only what it states about licence, language and
-    base model is taken over, and its ``about``.
+    README of the folder that a model was loaded from stays there, and only what it states about name, licence,
+    language and base model is taken over, and its ``about``. Reports are left out of the card, and out of the folder,
+    once the model is not the one that was measured: it was trained, or was given another prompt, dtype,
+    ``truncate_dim`` or the like.
 
     Args:
         about: Own words, in Markdown, for the top of the card.
@@ -38,14 +44,20 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
         license_name: Name of another licence.
         license_link: Where to read it.
         base_model: What the weights come from.
-        base_model_relation: As on the Hub; ``finetune`` if it was trained.
+        base_model_revision: And at what revision.
+        base_model_relation: As on the Hub; by default ``adapter`` for an adapter, and ``finetune`` if it was merged,
+            or the weights were trained.
+        adapter: Name of the adapter that is on the base model, or was merged, if it came from elsewhere.
+        datasets: Hub ids of datasets that it was trained on, beside those of the recipe.
         repo_id: Where it is published, for the examples; `model_id` of Sentence Transformers does as well.
         recipe: The run's config, see `publishable_recipe`.
         mining: Statistics of what was mined, by dataset.
         reports: Reports of evaluations of these weights.
         mining_figure: Path of the figure, relative to the card.
         show_training_samples: Show statistics and samples of the training data; pictures are saved with the model.
+            `publish` leaves all of them out nevertheless: what one looks at is not yet what one may upload.
         parity: Whether vectors to compare with are shipped, in a folder ``parity``.
+        keeps_adapter: Whether the adapter that was merged is shipped as well, in a folder ``adapter``.
         source: The checkpoint that the weights were loaded from; once they are trained, their base model.
         is_untrained: Whether the weights are known to be those of the base model.
 
@@ -57,6 +69,9 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
     generate_widget_examples: bool = False
     about: str | None = None
     base_model: str | None = None
+    base_model_revision: str | None = None
+    datasets: list[str] = field(default_factory=list)
+    adapter: str | None = None
     license_name: str | None = None
     license_link: str | None = None
     base_model_relation: str | None = None
@@ -67,9 +82,11 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
     mining_figure: str | None = None
     show_training_samples: bool = False
     parity: bool = False
+    keeps_adapter: bool = False
     source: str | None = None
     is_untrained: bool = False
     trains: bool = field(default=False, init=False, repr=False)
+    measured: tuple[Any, Any] | None = field(default=None, init=False, repr=False)
     template_path: Path = field(
         default=Path(str(resources.files("saha_st.card") / "template.md.jinja")), init=False, repr=False
     )
@@ -98,18 +115,26 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
             "reports": found.reports,
             "mining_figure": FIGURE_FILE if (folder / FIGURE_FILE).is_file() else None,
             "parity": (folder / "parity").is_dir(),
+            "keeps_adapter": (folder / "adapter").is_dir(),
         }
-        if found.recipe is not None:
-            known.setdefault("base_model", found.recipe["model"])
+        if found.recipe is not None and not is_hub_id(known.get("base_model")):
+            known["base_model"] = found.recipe["model"]
         return cls(**known | fields)
 
-    @property
-    def stated(self) -> dict[str, Any]:
-        """What only people know of the model, as fields: `of_folder` takes it over from a README."""
-        found = {name: getattr(self, name) for name in (*STATED, "about") if getattr(self, name)}
-        return found | {"tags": list(self.tags), "is_untrained": self.is_untrained}
+    def forget_results(self) -> None:
+        """Take the model for another one than was measured, such as one that is loaded with another dtype."""
+        self.reports, self.measured = (), ((), None)
 
     # What Sentence Transformers' trainer and loader tell card data.
+
+    def register_model(self, model: SentenceTransformer) -> None:
+        """Take the model that the card is of, as it is now, for the one that the reports are of."""
+        super().register_model(model)
+        self.measured = self.measured or (self.reports, facts.settings_of(model))
+        if config := facts.adapter_of(model):
+            self.base_model_relation, self.is_untrained = "adapter", False
+            if config.base_model_name_or_path:
+                self.base_model = self.base_model or public_name(config.base_model_name_or_path)
 
     def set_base_model(self, model_id: str, revision: str | None = None) -> bool:
         """Take a Hub id as the base model, as it is: nothing is looked up, and no folder is taken for an id."""
@@ -136,17 +161,25 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
         """
         if kwargs.get("dataset_type") == "train":
             if self.source:
-                self.base_model, self.base_model_revision, self.source = self.source, None, None
+                self._become_base()
             self.recipe, self.mining, self.reports, self.mining_figure = None, None, (), None
-            self.about, self.is_untrained, self.trains = None, False, True
+            self.adapter, self.is_untrained, self.trains = None, False, True
         if self.show_training_samples:
             return super().extract_dataset_metadata(dataset, dataset_metadata, *args, **kwargs)
         return self.validate_datasets(dataset_metadata)
+
+    def _become_base(self) -> None:
+        """Make of what is known of a checkpoint what is known of the one that is trained from it."""
+        if self.base_model_relation != "adapter":  # an adapter stays one of the same base
+            self.base_model, self.base_model_revision, self.base_model_relation = self.source, None, None
+        self.model_name, self.about, self.source = None, None, None
 
     # What is rendered.
 
     def to_dict(self) -> dict[str, Any]:
         """Return the template's variables and, where a model is being saved, write the files beside the card."""
+        if self.is_changed and self.measured and self.reports is self.measured[0]:
+            self.reports = ()
         if self.save_dir:
             self.write_sidecars(Path(self.save_dir))
         name = self.model_name
@@ -171,7 +204,7 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
             "pipeline_tag": self.pipeline_tag,
             "tags": [*self._tags(), *(["mteb"] if self.reports else [])],
             "base_model": base,
-            "base_model_relation": base and (self.base_model_relation or ("finetune" if self.is_trained else None)),
+            "base_model_relation": base and self._relation(),
             "datasets": list(dict.fromkeys([*self.datasets, *hub_datasets(self.recipe)])),
         }
         shown = {key: value for key, value in values.items() if value not in (None, [])}
@@ -179,18 +212,35 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
 
     def _tags(self) -> list[str]:
         """The tags, without those of what the model cannot take."""
-        sees = self.model is None or "image" in self.model[0].modalities
-        return [tag for tag in self.tags if sees or tag not in ("image-text-to-text", "multimodal-embedding")]
+        return [tag for tag in self.tags if self.sees or tag not in ("image-text-to-text", "multimodal-embedding")]
+
+    def _relation(self) -> str | None:
+        if self.model is not None and facts.adapter_of(self.model):
+            return "adapter"
+        stated = self.base_model_relation
+        return "finetune" if stated == "adapter" else stated or ("finetune" if self.is_trained else None)
+
+    @property
+    def sees(self) -> bool:
+        """Whether the model takes pictures."""
+        return self.model is None or facts.sees(self.model)
 
     @property
     def is_trained(self) -> bool:
         """Whether the weights are known to be other ones than the base model's."""
-        return self.recipe is not None or TRAINED in self.tags
+        return self.recipe is not None or TRAINED in self.tags or self.base_model_relation in ("adapter", "finetune")
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether the model is not the one that came with the reports: trained, or with other settings."""
+        return self.trains or (self.measured is not None and facts.settings_of(self.model) != self.measured[1])
 
     def write_sidecars(self, folder: Path) -> None:
         """Write the files that the card is rendered from, and the figure if it can be drawn."""
-        if self.trains:  # what lies there may be of the weights that were loaded from there
+        self.parity = self.keeps_adapter = False  # which are not saved with a model
+        if self.is_changed:  # what lies there may be of the model that was loaded from there
             remove_results(folder)
+        if self.trains:
             for name in (RECIPE_FILE, MINING_FILE, FIGURE_FILE):
                 (folder / name).unlink(missing_ok=True)
         Sidecars(self.recipe, self.mining, self.reports).write(folder)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from saha_st.card.tables import has_owner_filter
+
 _PALE, _DARK, _DROPPED = "#cfe3f1", "#0072b2", "#d55e00"  # told apart by the colour-blind, too
 
 
@@ -25,15 +27,13 @@ def draw_mining(mining: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
         return False
     if not mining:
         return False
-    names = list(mining)
-    figure = Figure(figsize=(8, 1.3 + 0.28 * len(names)), layout="constrained", dpi=100)
-    sizes, dropped = figure.subplots(1, 2, sharey=True)
-    _draw_sizes(sizes, mining)
-    dropped.barh(names, [each.get("owners_filtered", 0) for each in mining.values()], color=_DROPPED)
-    dropped.set_title("Candidates dropped by the owner filter", fontsize=9)
-    sizes.set_title("Clusters, by number of pairs", fontsize=9)
-    sizes.invert_yaxis()
-    for axes in (sizes, dropped):
+    figure = Figure(figsize=(8, 1.3 + 0.28 * len(mining)), layout="constrained", dpi=100)
+    panels = [_draw_sizes, _draw_dropped] if any(map(has_owner_filter, mining.values())) else [_draw_sizes]
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for draw, axes in zip(panels, every, strict=True):
+        draw(axes, mining)
+    every[0].invert_yaxis()
+    for axes in every:
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,10 +41,18 @@ def draw_mining(mining: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
     return True
 
 
+def _draw_dropped(axes: Any, mining: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draw a bar for each dataset, or say that its filter was off, which is not the same as a bar of length 0."""
+    axes.set_title("Candidates dropped by the owner filter", fontsize=9)
+    bars = axes.barh(list(mining), [each.get("owners_filtered", 0) for each in mining.values()], color=_DROPPED)
+    axes.bar_label(bars, ["" if has_owner_filter(each) else "off" for each in mining.values()], padding=3, fontsize=8)
+
+
 def _draw_sizes(axes: Any, mining: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw a bar for each dataset, of parts from the largest clusters, dark, to the smallest."""
     from matplotlib.colors import LinearSegmentedColormap
 
+    axes.set_title("Clusters, by number of pairs", fontsize=9)
     found = [{int(size): count for size, count in each["cluster_sizes"].items()} for each in mining.values()]
     every = sorted({size for sizes in found for size in sizes}, reverse=True)
     colours = LinearSegmentedColormap.from_list("sizes", [_PALE, _DARK])

@@ -48,7 +48,7 @@ def _entries(result: Mapping[str, Any], dataset: str | None) -> list[dict[str, A
         scores[result["task_name"]] = next(iter(scores.values()))
     revision = result["dataset_revision"]
     pinned = {"revision": revision} if _COMMIT.fullmatch(revision or "") else {}
-    notes = f"Scored with mteb {result['mteb_version']} by the authors of the model"
+    notes = f"Scored with mteb {result['mteb_version']}, reported by the publisher of this repository"
     return [
         {
             "dataset": {"id": dataset, "task_id": task_id, **pinned},

@@ -30,6 +30,11 @@ def publishable_recipe(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value if key == "prompt" else _cleaned(key, value) for key, value in plain.items()}
 
 
+def public_name(model_name_or_path: str) -> str:
+    """Return a model's name without the folders that it lies in on this machine."""
+    return _cleaned("model", model_name_or_path)
+
+
 def is_hub_id(name: str | None) -> bool:
     """Whether a name has the form ``organisation/name``."""
     return bool(name and _HUB_ID.fullmatch(name))

@@ -7,7 +7,9 @@ from typing import Any
 
 THIS_MODEL = "this model"
 _TOTALS = ("Overall", "Mean (Task)", "Mean (TaskType)")
-_CHANCE_MARK, _NONE = "†", "–"
+CHANCE_MARK = "†"
+CHANCE_NOTE = f"{CHANCE_MARK} within two standard deviations of guessing."
+_NONE = "–"
 
 
 def results_table(report: Mapping[str, Any], part: str) -> str:
@@ -36,7 +38,7 @@ def shows_chance(report: Mapping[str, Any]) -> bool:
     cells = [
         cell["shown"] for column in report["columns"] for part in ("means", "tasks") for cell in column[part].values()
     ]
-    return any(_CHANCE_MARK in cell for cell in cells)
+    return any(CHANCE_MARK in cell for cell in cells)
 
 
 def mining_table(mining: Mapping[str, Mapping[str, Any]]) -> str:
@@ -45,14 +47,18 @@ def mining_table(mining: Mapping[str, Mapping[str, Any]]) -> str:
     return _table(header, {name: _mined(statistics) for name, statistics in mining.items()})
 
 
+def has_owner_filter(statistics: Mapping[str, Any]) -> bool:
+    """Whether the owner filter was on when a dataset was mined."""
+    return statistics.get("settings", {}).get("owner_filter", True)
+
+
 def _mined(statistics: Mapping[str, Any]) -> list[str]:
     sizes = [int(size) for size in statistics["cluster_sizes"]]
-    has_filter = statistics.get("settings", {}).get("owner_filter", True)
     return [
         _count(statistics["rows"]),
         _count(statistics["clusters"]),
         f"{min(sizes)}–{max(sizes)}" if sizes else _NONE,
-        _count(statistics.get("owners_filtered")) if has_filter else "off",
+        _count(statistics.get("owners_filtered")) if has_owner_filter(statistics) else "off",
         _count(statistics.get("rows_left_out")),
     ]
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from saha_st.card import facts
+from saha_st.card.readme import TRAINED, hidden_note
 from saha_st.card.recipe import hub_datasets, is_hub_id
-from saha_st.card.tables import mining_table, results_table, shows_chance
-from saha_st.prompts import HierarchicalPrompt
+from saha_st.card.tables import CHANCE_NOTE, has_owner_filter, mining_table, results_table, shows_chance
 
 if TYPE_CHECKING:
     from saha_st.card.data import SaHaModelCardData
@@ -21,20 +22,31 @@ PLACEHOLDER = "org/model"
 def template_variables(data: SaHaModelCardData) -> dict[str, Any]:
     """Return the template's variables, beside those of Sentence Transformers."""
     model, recipe = data.model, data.recipe
+    prompt, config = facts.prompt_of(model), facts.adapter_of(model)
     return {
-        "prompt": _prompt_of(model[0]),
+        "prompt": prompt,
+        "other_prompts": {} if prompt else {name: text for name, text in (model.prompts or {}).items() if text},
         "repo": data.model_id or PLACEHOLDER,
-        "sees": "image" in model[0].modalities,
+        "sees": data.sees,
         "is_trained": data.is_trained,
+        "is_trained_here": TRAINED in data.tags,
+        "adapter_kind": config and ("DoRA" if getattr(config, "use_dora", False) else "LoRA"),
         "base_is_on_hub": is_hub_id(data.base_model),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
-        "pixels": _pixel_bounds(model[0]),
+        "is_last_token": facts.is_last_token(model),
+        "is_stock": facts.is_stock(model),
+        "steps": facts.steps_of(model),
+        "truncate_dim": model.truncate_dim,
+        "whole_dimension": facts.whole_dimension(model),
+        "pixels": facts.pixel_bounds(model),
         "recipe_text": recipe and yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=119),
         "hub_datasets": hub_datasets(recipe),
         "mining_table": data.mining and mining_table(data.mining),
+        "owners_filtered": any(map(has_owner_filter, (data.mining or {}).values())),
         "results": [_shown(report) for report in data.reports],
         "fence": fence,
+        "hidden_note": hidden_note(data),
     }
 
 
@@ -45,19 +57,4 @@ def fence(text: str) -> str:
 
 def _shown(report: dict[str, Any]) -> dict[str, Any]:
     tables = {part: results_table(report, part) for part in ("means", "tasks")}
-    return {"report": report, "has_chance": shows_chance(report), **tables}
-
-
-def _prompt_of(transformer: Any) -> HierarchicalPrompt | None:
-    owners = (getattr(transformer, "processor", None), getattr(transformer, "tokenizer", None))
-    templates = [getattr(owner, "chat_template", None) for owner in owners]
-    found = (HierarchicalPrompt.from_chat_template(each) for each in templates if isinstance(each, str))
-    return next((prompt for prompt in found if prompt), None)
-
-
-def _pixel_bounds(transformer: Any) -> tuple[int, int] | None:
-    """Return the smallest and the largest number of pixels, where the processor is of the kind that bounds them."""
-    processor = getattr(getattr(transformer, "processor", None), "image_processor", None)
-    size = dict(getattr(processor, "size", None) or {})
-    bounds = size.get("shortest_edge"), size.get("longest_edge")
-    return bounds if isinstance(getattr(processor, "merge_size", None), int) and all(bounds) else None
+    return {"report": report, "chance_note": CHANCE_NOTE if shows_chance(report) else None, **tables}

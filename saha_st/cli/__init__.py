@@ -21,14 +21,20 @@ _EXPECTED = (ValueError, KeyError, FileNotFoundError, FileExistsError, ImportErr
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = build_parser()
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv:
+        parser.print_help()
+        return 2
     args, extra = parser.parse_known_args(argv)
     if extra and not args.takes_extra:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("saha_st").setLevel(logging.WARNING if args.quiet else logging.INFO)
+    if args.quiet:  # bars of loading, read when these libraries are imported, which nothing has done yet
+        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after tokenizers ran
     # Threads that spin while they wait make a small model many times slower wherever cores are shared. Read by OpenMP
-    # when torch is imported, which nothing has done yet.
+    # when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return args.run(args, extra) if args.takes_extra else args.run(args)
@@ -51,7 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"saha-st {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--quiet", action="store_true", help="log warnings only")
+    common.add_argument("--quiet", action="store_true", help="no bars, and log warnings only")
     common.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     for command in COMMANDS:
         sub = commands.add_parser(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from saha_st.cli.options import add_pairs_arguments
+from saha_st.cli.options import add_pairs_arguments, at_least_one
 
 NAME = "data"
 HELP = "check pairs, row by row"
@@ -15,9 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     parser.add_argument("action", choices=("check",), help="check: list what is wrong")
     add_pairs_arguments(parser)
-    parser.add_argument("--max_seq_length", type=int, help="report longer texts: characters, or tokens of --model")
+    parser.add_argument(
+        "--max_seq_length", type=at_least_one, help="report longer texts: characters, or tokens of --model"
+    )
     parser.add_argument("--model", dest="model_name_or_path", help="whose tokenizer counts tokens")
-    parser.add_argument("--limit", type=int, default=10, help="rows to show of each kind of problem")
+    parser.add_argument("--limit", type=at_least_one, default=10, help="rows to show of each kind of problem")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -53,6 +55,6 @@ def _tokenizer(args: argparse.Namespace) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    from saha_st.modules.loading import resolve_model
+    from saha_st.modules.sources import resolve_model
 
     return AutoTokenizer.from_pretrained(resolve_model(args.model_name_or_path))

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from saha_st.cli.options import add_model_arguments, load_model
+from saha_st.cli.options import add_model_arguments, at_least_one, load_model, require_model
 
 NAME = "encode"
 HELP = "encode files, folders or datasets"
@@ -30,20 +30,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_root", help="folder that relative image paths are under")
     parser.add_argument("--subset", help="configuration of a Hub dataset")
     parser.add_argument("--split", default="train", help="split of the dataset")
-    parser.add_argument("--batch_size", type=int, default=32, help="inputs per forward")
+    parser.add_argument("--batch_size", type=at_least_one, default=32, help="inputs per forward")
     parser.add_argument("--cache_folder", help="keep vectors here, so that a killed or repeated run goes on")
 
 
 def run(args: argparse.Namespace) -> int:
     """Load inputs and model, encode, write."""
-    from saha_st.data.inputs import ID, INPUT, load_inputs
-    from saha_st.encoding import encode_column, vector_fingerprint
-
     output = Path(args.output)
     if output.suffix not in _SUFFIXES:
         raise ValueError(f"--output must end in {' or '.join(_SUFFIXES)}, got {args.output!r}.")
     if output.exists():
         raise FileExistsError(f"--output {args.output!r} exists already. Remove it or choose another name.")
+    require_model(args.model_name_or_path, args.revision)
+    from saha_st.data.inputs import ID, INPUT, load_inputs
+
     inputs = load_inputs(
         args.source,
         text=args.text_column,
@@ -54,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         split=args.split,
     )
     _check_room_for_ids(output, inputs[ID])
+    from saha_st.encoding import encode_column, vector_fingerprint  # and torch, now that all is there
+
     model = load_model(args)
     encoded = encode_column(
         inputs,
@@ -86,7 +88,7 @@ def write_vectors(output: Path, ids: list[str], embeddings: Any, facts: dict[str
     Safetensors hold a tensor ``embeddings`` (rows, dim) and the ids as JSON under ``ids`` in the metadata; parquet
     holds columns ``id`` and ``embedding``.
     """
-    from saha_st.encoding import write_whole
+    from saha_st.files import write_whole
 
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".safetensors":

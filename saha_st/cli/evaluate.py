@@ -16,7 +16,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from saha_st.cli.options import add_model_arguments, load_any_model
+from saha_st.cli.options import add_model_arguments, at_least_one, load_any_model, require_model
 
 NAME = "evaluate"
 HELP = "score a model on MMEB, MIEB, ViDoRe, MTEB, SugarCrepe"
@@ -35,8 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '"MIEB(lite)", "ViDoRe(v2)"',
     )
     parser.add_argument("--output_dir", default="evaluation", help="folder for results, vectors and reports")
-    parser.add_argument("--batch_size", type=int, default=32, help="inputs per forward")
-    parser.add_argument("--limit", type=int, help="a quick look: so many queries or rows of each task; no result")
+    parser.add_argument("--batch_size", type=at_least_one, default=32, help="inputs per forward")
+    parser.add_argument(
+        "--limit", type=at_least_one, help="a quick look: so many queries or rows of each task; no result"
+    )
     parser.add_argument(
         "--compare_with",
         nargs="+",
@@ -49,22 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_root", help="folder that its image paths are relative to")
     parser.add_argument("--data_revision", help="branch, tag or commit of its dataset on the Hub")
     parser.add_argument("--cache_dir", help="folder for its downloads and unpacked images")
-    parser.add_argument("--num_proc", type=int, help="processes that load and prepare data")
+    parser.add_argument("--num_proc", type=at_least_one, help="processes that load and prepare data")
 
 
 def run(args: argparse.Namespace) -> int:
     """Find the tasks, load the models, score, write the report."""
-    from saha_st.evaluation import Report, find_benchmark, published_for
-    from saha_st.evaluation.run import validate
-    from saha_st.evaluation.task_sources import task_sources
-    from saha_st.ranks import Ranks
-
-    logging.getLogger("saha_st.evaluation.run").setLevel(logging.ERROR)  # its warnings stand above the table
-    device = _join_processes()
-    args.device = args.device or device
     models = [args.model_name_or_path, *(name for name in args.compare_with if name != _PAPER)]
     for name in models:
-        _require_model(name, args.revision if name == args.model_name_or_path else None)
+        require_model(name, args.revision if name == args.model_name_or_path else None)
+    from saha_st.evaluation import find_benchmark
+
+    device = _join_processes()
+    args.device = args.device or device
     benchmark = find_benchmark(
         args.benchmark,
         data_dir=args.data_dir or _place_of_generated(args),
@@ -72,6 +70,13 @@ def run(args: argparse.Namespace) -> int:
         data_revision=args.data_revision,
         cache_dir=args.cache_dir,
     )
+    # What imports torch, now that the models and the benchmark are known.
+    from saha_st.evaluation import Report, published_for
+    from saha_st.evaluation.run import validate
+    from saha_st.evaluation.task_sources import task_sources
+    from saha_st.ranks import Ranks
+
+    logging.getLogger("saha_st.evaluation.run").setLevel(logging.ERROR)  # its warnings stand above the table
     validate(benchmark.tasks, args.limit)
     published = published_for(benchmark.name) if _PAPER in args.compare_with else ()
     if _PAPER in args.compare_with and not published:
@@ -94,27 +99,11 @@ def run(args: argparse.Namespace) -> int:
 _PAPER = "paper"
 
 
-def _require_model(name: str, revision: str | None) -> None:
-    """See that there is such a model, before another one is scored for hours."""
-    from saha_st.data.hub import commit_of
-    from saha_st.modules.loading import not_loadable, resolve_model
-
-    source = resolve_model(name)
-    if Path(source).exists():
-        return
-    try:
-        commit = commit_of(source, revision, repo_type="model")
-    except OSError as error:
-        raise OSError(f"{not_loadable(name)} {error}") from error
-    if commit is None:
-        raise OSError(f"{not_loadable(name)} The Hub cannot be reached, and the cache does not have it.")
-
-
 def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, Any]:
     """Score one model; how to compute applies to all that are compared, name and revision to the first."""
     from saha_st.evaluation import Embedder, evaluate
     from saha_st.evaluation.encoder import name_of_source
-    from saha_st.modules.loading import resolve_model
+    from saha_st.modules.sources import resolve_model
 
     own = {} if name == args.model_name_or_path else {"model_name_or_path": name, "revision": None, "name": None}
     flags = argparse.Namespace(**{**vars(args), **own})

@@ -10,7 +10,14 @@ import argparse
 import json
 from pathlib import Path
 
-from saha_st.cli.options import add_model_arguments, add_pairs_arguments, load_model, load_source
+from saha_st.cli.options import (
+    add_model_arguments,
+    add_pairs_arguments,
+    at_least_one,
+    load_model,
+    load_source,
+    require_model,
+)
 
 NAME = "mine"
 HELP = "mine hard-negative clusters from pairs"
@@ -30,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_owner_similarity", type=float, help="beyond the paper: drop owners more similar than this"
     )
     parser.add_argument("--relative_margin", type=float, help="beyond the paper: as in mine_hard_negatives")
-    parser.add_argument("--batch_size", type=int, default=32, help="inputs per forward")
+    parser.add_argument("--batch_size", type=at_least_one, default=32, help="inputs per forward")
     parser.add_argument("--use_faiss", action="store_true", help="search with FAISS")
     parser.add_argument("--faiss_index", help='approximate index, such as "IVF1024,Flat"')
     parser.add_argument("--cache_folder", help="where vectors are kept; OUTPUT_DIR/vectors if not given")
@@ -38,14 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load pairs and model, mine, write."""
-    from saha_st.mining import find_saha_clusters
+    from saha_st.mining.checks import check_options
 
     output_dir = Path(args.output_dir)
     if (output_dir / "mining.json").exists():
         raise FileExistsError(
             f"{str(output_dir)!r} holds a mining result already. Remove it or choose another folder."
         )
+    check_options(args.num_negatives, args.pool_multiplier, args.max_owner_similarity, args.relative_margin)
+    require_model(args.model_name_or_path, args.revision)
     source = load_source(args, owner_filter=not args.no_owner_filter)
+    from saha_st.mining import find_saha_clusters  # and torch, now that all is there
+
     names = ("num_negatives", "pool_multiplier", "max_owner_similarity", "relative_margin", "batch_size", "use_faiss")
     mined = find_saha_clusters(
         source.dataset,

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
+
+
+def at_least_one(text: str) -> int:
+    """Read a flag that counts something."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number, at least 1; got {text!r}")
+    return int(text)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
     """``--model``, or a positional MODEL, and how to load it."""
-    text = "Hub id, folder, or one of the embedded saha-tiny-base and saha-tiny"
+    text = "Hub id, folder of a model or of a run, or one of the embedded saha-tiny-base and saha-tiny"
     if positional:
         parser.add_argument("model_name_or_path", metavar="MODEL", help=text)
     else:
@@ -16,8 +24,31 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = F
     parser.add_argument("--revision", help="branch, tag or commit of the model")
     parser.add_argument("--device", help="torch device; the best available if not given")
     parser.add_argument("--dtype", help="weights' dtype, such as bfloat16; the checkpoint's if not given")
-    parser.add_argument("--image_tokens", type=int, nargs=2, metavar=("MIN", "MAX"), help="tokens per image")
-    parser.add_argument("--max_seq_length", type=int, help="longest input in tokens, images and prompt included")
+    parser.add_argument("--image_tokens", type=at_least_one, nargs=2, metavar=("MIN", "MAX"), help="tokens per image")
+    parser.add_argument(
+        "--max_seq_length", type=at_least_one, help="longest input in tokens, images and prompt included"
+    )
+
+
+def require_model(name: str, revision: str | None = None) -> None:
+    """See that there is such a model, before libraries are imported, data are read or others are scored for hours.
+
+    Raises:
+        OSError: Neither the Hub nor the cache has it.
+        ValueError: There is no such folder, or no checkpoint in it.
+    """
+    from saha_st.data.hub import commit_of
+    from saha_st.modules.sources import not_loadable, resolve_model
+
+    source = resolve_model(name)
+    if Path(source).exists():
+        return
+    try:
+        commit = commit_of(source, revision, repo_type="model")
+    except OSError as error:
+        raise OSError(f"{not_loadable(name)} {error}") from error
+    if commit is None:
+        raise OSError(f"{not_loadable(name)} The Hub cannot be reached, and the cache does not have it.")
 
 
 def load_model(args: argparse.Namespace) -> Any:
@@ -38,7 +69,8 @@ def load_any_model(args: argparse.Namespace) -> Any:
     """Load the model that `add_model_arguments` describes; a Sentence Transformer that takes no prompt, as it is."""
     from sentence_transformers import SentenceTransformer
 
-    from saha_st.modules.loading import NoLanguageModelError, resolve_model
+    from saha_st.modules.loading import NoLanguageModelError
+    from saha_st.modules.sources import resolve_model
 
     try:
         return load_model(args)
@@ -63,7 +95,7 @@ def add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--anchor", default="anchor", help="column of the anchors")
     parser.add_argument("--positive", default="positive", help="column of the positives")
     parser.add_argument("--image_root", help="folder that relative image paths are under")
-    parser.add_argument("--max_rows", type=int, help="take at most so many rows")
+    parser.add_argument("--max_rows", type=at_least_one, help="take at most so many rows")
 
 
 def load_source(args: argparse.Namespace, *, owner_filter: bool = True, seed: int = 0) -> Any:

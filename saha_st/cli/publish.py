@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> int:
     inputs = len(published.comparisons) // len(engines)
     lowest = min(each.cosine for each in published.comparisons)
     print(f"Loaded without saha_st, with {' and '.join(engines)}: the tokens of all {inputs} inputs are equal, the "
-          f"lowest cosine is {lowest:.6f}.\nOf secrets, paths, pickles and unaccounted pictures, none were found.")  # fmt: skip
+          f"lowest cosine is {lowest:.6f}.")  # fmt: skip
+    print("Of secrets, paths, pickles and unaccounted pictures, none were found.")
     if published.url is None:
         where = (
             f" Look at it in {args.output_dir}." if args.output_dir else " With --output_dir you can read the card."

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from saha_st.cli.options import add_model_arguments, load_model
+from saha_st.cli.options import add_model_arguments, load_model, require_model
 
 NAME = "submission"
 HELP = "write the files of an MTEB or MMEB leaderboard submission"
@@ -28,7 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         board.add_argument("--name", help="the model's name on the Hub, org/model")
         board.add_argument("--release_date", help="day of the model's release, YYYY-MM-DD")
         board.add_argument("--results_revision", help="revision of the results; that of MODEL's vectors if not given")
-        board.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="log warnings only")
+        board.add_argument(
+            "--quiet", action="store_true", default=argparse.SUPPRESS, help="no bars, and log warnings only"
+        )
         add_own(board)
 
 
@@ -37,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from saha_st.card.run_folders import find_runs
 
     find_runs(args.results)  # before a model is loaded
+    require_model(args.model_name_or_path, args.revision)
     return _mteb(args) if args.leaderboard == "mteb" else _mmeb(args)
 
 
@@ -78,7 +81,7 @@ _LEADERBOARDS = {
 
 def _mteb(args: argparse.Namespace) -> int:
     from saha_st.evaluation import mteb_submission
-    from saha_st.modules.loading import resolve_model
+    from saha_st.modules.sources import resolve_model
 
     stated = {"hub_revision": args.hub_revision or _commit_on_hub(args)}
     names = (
@@ -108,7 +111,7 @@ def _mteb(args: argparse.Namespace) -> int:
 
 def _mmeb(args: argparse.Namespace) -> int:
     from saha_st.evaluation import mmeb_submission, mmeb_submission_steps
-    from saha_st.modules.loading import resolve_model
+    from saha_st.modules.sources import resolve_model
 
     file = mmeb_submission(
         load_model(args),
@@ -128,7 +131,7 @@ def _commit_on_hub(args: argparse.Namespace) -> str | None:
     from pathlib import Path
 
     from saha_st.data.hub import commit_of
-    from saha_st.modules.loading import resolve_model
+    from saha_st.modules.sources import resolve_model
 
     name = resolve_model(args.model_name_or_path)
     return None if Path(name).exists() else commit_of(name, args.revision, repo_type="model")

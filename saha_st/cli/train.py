@@ -7,6 +7,7 @@ Any argument of SentenceTransformerTrainingArguments may follow, and wins over t
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import Any, NoReturn
 
 NAME = "train"
@@ -26,11 +27,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, extra: list[str]) -> int:
     """Read the config, train, say where the model is."""
-    from saha_st.training import RunConfig, train
+    from saha_st.modules.sources import resolve_model
+    from saha_st.training import RunConfig
+    from saha_st.training.checkpoints import check_output_dir
 
     overrides = {key: value for key in ("model", "output_dir") if (value := getattr(args, key))}
-    config = RunConfig.from_file(args.config, training=parse_training_arguments(extra), **overrides)
-    train(config, resume=args.resume)
+    config = RunConfig.from_file(args.config, **overrides)  # what needs no torch is refused before it is imported
+    check_output_dir(config, resume=args.resume)
+    resolve_model(config.model)
+    config = replace(config, training={**config.training, **parse_training_arguments(extra)})
+    from saha_st.training import train
+
+    train(config, resume=args.resume, show_progress_bar=not args.quiet)
     print(f"Trained. Load it with SentenceTransformer({config.output_dir + '/final'!r}).")
     return 0
 

@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
 
     names = ("backend", "revision", "device", "server", "api_key", "tolerance")
     found = verify(args.model_name_or_path, **{name: getattr(args, name) for name in names})
-    print(found.table)
+    print(f"{found.headline}\n\n{found.table}\n")
     if found.is_equal:
-        print(f"\nEqual: {args.backend} gives the vectors that {found.model} was published with.")
+        print(f"Equal: {args.backend} gives the vectors that {found.model} was published with.")
         return 0
-    print(f"\nDifferent: {args.backend} does not give the vectors that {found.model} was published with.")
-    for problem in found.problems:
-        print(f"  {problem}")
+    print(f"Different: {args.backend} does not give the vectors that {found.model} was published with.")
+    for line in [*found.problems, *filter(None, [found.hint])]:
+        print(f"  {line}")
     return 1

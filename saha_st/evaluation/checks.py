@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saha_st.encoding import write_whole
+from saha_st.files import write_whole
 
 _SAME = 1e-6  # what batches of other lengths make of equal inputs in float32 is smaller
 

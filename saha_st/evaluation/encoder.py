@@ -32,6 +32,7 @@ from saha_st.encoding import (
 from saha_st.evaluation.checks import SubsetCheck, subset_key
 from saha_st.evaluation.inputs import inputs_of
 from saha_st.evaluation.mmeb import UNDEFINED
+from saha_st.modules.sources import folder_name
 from saha_st.prompts import HierarchicalPrompt
 from saha_st.ranks import Ranks
 
@@ -211,10 +212,10 @@ def model_name_of(model: SentenceTransformer) -> str:
 
 
 def name_of_source(source: str | Path) -> str:
-    """Return the name in results of what is loaded from here: that of the Hub, or `local/<folder>`."""
+    """Return the name in results of what is loaded from here: that of the Hub, or `local/<folder>`, `local/<run>`."""
     text = str(source)
     is_hub_id = text.count("/") == 1 and not Path(text).exists() and not text.startswith(("/", "."))
-    return text if is_hub_id else f"local/{Path(text).resolve().name}"
+    return text if is_hub_id else f"local/{folder_name(text)}"
 
 
 def _model_meta(model: SentenceTransformer, name: str, revision: str) -> ModelMeta:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from saha_st.encoding import write_whole
+from saha_st.files import write_whole
 
 NUM_KEPT = 10
 """How many candidates of a query are kept: the largest k of the leaderboard's metrics."""

@@ -14,9 +14,10 @@ import yaml
 
 from saha_st.card.run_folders import RunFolder
 from saha_st.card.sidecars import report_name
-from saha_st.encoding import write_whole
-from saha_st.evaluation.scores import CHANCE_MARK, CHANCE_NOTE, NO_SCORE, Scores, comparison_table
+from saha_st.card.tables import CHANCE_MARK, CHANCE_NOTE
+from saha_st.evaluation.scores import NO_SCORE, Scores, comparison_table
 from saha_st.evaluation.task_sources import TaskSource
+from saha_st.files import write_whole
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # told apart by the colour-blind, too
 _BAR = 0.24  # inches

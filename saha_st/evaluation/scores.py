@@ -6,14 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from saha_st.card.tables import CHANCE_MARK, CHANCE_NOTE
+
 OVERALL = "Overall"
 MEAN_TASK, MEAN_TASK_TYPE = "Mean (Task)", "Mean (TaskType)"  # as mteb's leaderboard calls them
 
 NO_SCORE = "no score"
 """Stands in tables for a number that was computed but measures nothing."""
-
-CHANCE_MARK = "†"
-CHANCE_NOTE = f"{CHANCE_MARK} within two standard deviations of guessing."
 
 
 @dataclass(frozen=True)

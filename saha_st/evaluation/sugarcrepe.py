@@ -13,13 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 from mteb.abstasks import AbsTask
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.benchmarks.benchmark import Benchmark, BenchmarkAggregation, CustomGroup, CustomGrouping
 from mteb.types import PromptType
-from torch.utils.data import DataLoader
 
 from saha_st.data.image_files import join_root
 from saha_st.data.mmeb.subsets import pick_subsets
@@ -136,6 +134,9 @@ def encode_columns(model: Any, rows: Dataset, encode_kwargs: Mapping[str, Any], 
     Returns:
         Arrays of shape (rows, dim), in float64, by column.
     """
+    import torch
+    from torch.utils.data import DataLoader
+
     captions = [name for name in rows.column_names if name != "image"]
     texts = Dataset.from_dict({"text": [CAPTION_PREFIX + text for name in captions for text in rows[name]]})
 

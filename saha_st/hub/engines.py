@@ -1,7 +1,7 @@
 """Recompute the vectors of a repository's ``parity/`` folder with an engine, and compare.
 
 This file imports nothing of `saha_st`. `publish` runs it by itself, in a process in which `saha_st` cannot be
-imported, on what is about to be uploaded; ``python -I engines.py FOLDER DEVICE ENGINE…`` prints JSON.
+imported, on what is about to be uploaded; ``python -P engines.py FOLDER DEVICE ENGINE…`` prints JSON.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from http.client import HTTPException
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,6 +41,7 @@ class Fixture:
     """An input with what the published model makes of it.
 
     Attributes:
+        number: Its place in ``parity/``, from 1.
         task: ``"query"`` or ``"document"``.
         parts: The input, media first.
         input_ids: Token ids of the rendered prompt.
@@ -47,6 +49,7 @@ class Fixture:
         vector: The embedding, shape (dim,).
     """
 
+    number: int
     task: str
     parts: tuple[Part, ...]
     input_ids: tuple[int, ...]
@@ -55,10 +58,27 @@ class Fixture:
 
     @property
     def label(self) -> str:
-        """What the input is, in a few words."""
+        """Which input it is, in a few words."""
         kinds = [part.kind for part in self.parts]
         names = {"image": f"{kinds.count('image')} images" if kinds.count("image") > 1 else "image", "text": "text"}
-        return f"{self.task}: {' + '.join(names[kind] for kind in dict.fromkeys(kinds))}"
+        return f"{self.number}. {self.task}: {' + '.join(names[kind] for kind in dict.fromkeys(kinds))}"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What the folder holds.
+
+    Attributes:
+        fixtures: The inputs.
+        dtype: Of the weights that made the vectors, such as ``"float32"``.
+        tolerance: How far from 1 a cosine may be, by that precision.
+        engines: Names of the engines that can compute the vectors.
+    """
+
+    fixtures: tuple[Fixture, ...]
+    dtype: str
+    tolerance: float
+    engines: tuple[str, ...]
 
 
 class Output(NamedTuple):
@@ -73,7 +93,7 @@ class Comparison:
     """One input, recomputed.
 
     Attributes:
-        label: What the input is.
+        label: Which input it is.
         engine: What computed it.
         cosine: Between the vectors, now and then; NaN if one is not a number.
         difference: The first token that differs, in words; None if all are equal.
@@ -97,15 +117,17 @@ class Comparison:
         if self.difference is not None:
             return f"{self.label} ({self.engine}): {self.difference}"
         if not self.is_equal:
-            return f"{self.label} ({self.engine}): the cosine is {self.cosine:.6f}; {1 - self.tolerance:.6f} is due"
+            off = f"{self.cosine:.6f}, which is {1 - self.cosine:.1e} from 1; {self.tolerance:g} is allowed"
+            return f"{self.label} ({self.engine}): the cosine is {off}"
         return None
 
 
-def read_fixtures(folder: str | Path) -> tuple[list[Fixture], float]:
+def read_parity(folder: str | Path, *, name: str | None = None) -> Parity:
     """Read ``parity/`` of a folder.
 
-    Returns:
-        The fixtures, and how far from 1 a cosine may be, by the precision that the vectors were computed in.
+    Args:
+        folder: The repository, or a copy of it.
+        name: What to call it in errors; by default the folder's path.
 
     Raises:
         FileNotFoundError: There is no ``parity/``.
@@ -114,30 +136,33 @@ def read_fixtures(folder: str | Path) -> tuple[list[Fixture], float]:
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    place = Path(folder) / PARITY
+    place, name = Path(folder) / PARITY, name or repr(str(folder))
     if not (place / FIXTURES_FILE).exists():
         raise FileNotFoundError(
-            f"{str(folder)!r} has no {PARITY}/{FIXTURES_FILE}, so there is nothing to compare with. Repositories made "
-            "by `saha-st publish` have one."
+            f"{name} has no {PARITY}/{FIXTURES_FILE}, so there is nothing to compare with. Repositories made by "
+            "`saha-st publish` have one."
         )
     try:
         stored = json.loads((place / FIXTURES_FILE).read_text(encoding="utf8"))
         vectors = load_file(place / VECTORS_FILE)["vectors"]
-        fixtures = [
+        fixtures = tuple(
             Fixture(
+                number,
                 entry["task"],
                 tuple(_read_part(place, part) for part in entry["content"]),
                 tuple(entry["input_ids"]),
                 tuple(entry["tokens"]),
                 vector,
             )
-            for entry, vector in zip(stored["entries"], vectors, strict=True)
-        ]
+            for number, (entry, vector) in enumerate(zip(stored["entries"], vectors, strict=True), start=1)
+        )
         if not fixtures:
             raise ValueError("it holds no inputs")
-        return fixtures, min(float(stored["tolerance"]), _LARGEST_TOLERANCE)
+        tolerance = min(float(stored["tolerance"]), _LARGEST_TOLERANCE)
+        # The first files that were written do not name the engines.
+        return Parity(fixtures, stored["dtype"], tolerance, tuple(stored.get("engines", ENGINES)))
     except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
-        raise ValueError(f"{str(place)!r} is damaged ({error}). Publish the model again.") from error
+        raise ValueError(f"{PARITY}/ of {name} is damaged ({error}). Publish the model again.") from error
 
 
 def _read_part(place: Path, part: dict[str, str]) -> Part:
@@ -223,26 +248,50 @@ def with_transformers(
         yield Output(features["input_ids"][0].tolist(), vector.cpu().numpy())
 
 
-def with_vllm(server: str, fixtures: Sequence[Fixture], *, api_key: str | None = None) -> Iterator[Output]:
+def with_vllm(
+    server: str, fixtures: Sequence[Fixture], *, served: str, api_key: str | None = None
+) -> Iterator[Output]:
     """Ask a vLLM server: ``vllm serve org/model --runner pooling``.
 
     Args:
         server: Its address, such as ``http://localhost:8000``.
         fixtures: What to embed.
+        served: What it calls the model, see `served_model`.
         api_key: Sent as bearer token, if the server wants one.
     """
-    server = server.rstrip("/").removesuffix("/v1")
-    name = _ask(f"{server}/v1/models", None, api_key)["data"][0]["id"]
     for fixture in fixtures:
         body = {
-            "model": name,
+            "model": served,
             "messages": [{"role": "user", "content": [_as_openai(part) for part in fixture.parts]}],
             "add_generation_prompt": True,
             "chat_template_kwargs": {"task": fixture.task},
         }
-        ids = _ask(f"{server}/tokenize", body, api_key)["tokens"]
-        vector = _ask(f"{server}/v1/embeddings", {**body, "encoding_format": "float"}, api_key)["data"][0]["embedding"]
-        yield Output(ids, np.asarray(vector, dtype=np.float32))
+        ids = _ask(
+            f"{_address(server)}/tokenize",
+            body,
+            api_key,
+            expected='{"tokens": [number, …]}',
+            read=lambda answer: [int(each) for each in answer["tokens"]],
+        )
+        vector = _ask(
+            f"{_address(server)}/v1/embeddings",
+            {**body, "encoding_format": "float"},
+            api_key,
+            expected='{"data": [{"embedding": [number, …]}]}',
+            read=lambda answer: np.array([float(each) for each in answer["data"][0]["embedding"]]),
+        )
+        yield Output(ids, vector)
+
+
+def served_model(server: str, *, api_key: str | None = None) -> str:
+    """Ask a vLLM server what it calls the model that it serves."""
+    return _ask(
+        f"{_address(server)}/v1/models",
+        None,
+        api_key,
+        expected='{"data": [{"id": name}]}',
+        read=lambda answer: str(answer["data"][0]["id"]),
+    )
 
 
 ENGINES: dict[str, Callable[..., Iterator[Output]]] = {
@@ -279,28 +328,46 @@ def _as_openai(part: Part) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": f"data:{kind};base64,{data}"}}
 
 
-def _ask(url: str, body: dict[str, Any] | None, api_key: str | None) -> dict[str, Any]:
+def _address(server: str) -> str:
+    return server.rstrip("/").removesuffix("/v1")
+
+
+def _ask(
+    url: str, body: dict[str, Any] | None, api_key: str | None, *, expected: str, read: Callable[[Any], Any]
+) -> Any:
+    """Return what ``read`` finds in a server's answer, which should look like ``expected``.
+
+    Raises:
+        OSError: There is no answer, or another one.
+    """
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     data = None if body is None else json.dumps(body).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=120) as answer:
-            return json.load(answer)
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=120) as response:
+            answer = response.read()
     except urllib.error.HTTPError as error:
         raise OSError(f"{url} answered {error.code}: {error.read(500).decode(errors='replace')}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         raise OSError(
-            f"{url} does not answer as vLLM does ({error}). Start it with `vllm serve MODEL --runner pooling`, and "
-            "give its address with --server."
+            f"{url} does not answer ({error}). Start `vllm serve MODEL --runner pooling`, and give its address as "
+            "server (--server), such as http://localhost:8000."
+        ) from error
+    try:
+        return read(json.loads(answer))
+    except (LookupError, TypeError, ValueError) as error:
+        raise OSError(
+            f"{url} does not answer as `vllm serve MODEL --runner pooling` does: expected {expected}, got "
+            f"{answer[:300].decode(errors='replace')}"
         ) from error
 
 
 def main(folder: str, device: str, *names: str) -> None:
     """Compare a folder with its own ``parity/`` in each engine, and print the comparisons as a line of JSON."""
-    fixtures, tolerance = read_fixtures(folder)
+    parity = read_parity(folder)
     found = [
-        compare(fixture, output, engine=name, tolerance=tolerance)
+        compare(fixture, output, engine=name, tolerance=parity.tolerance)
         for name in names
-        for fixture, output in zip(fixtures, ENGINES[name](folder, fixtures, device=device), strict=True)
+        for fixture, output in zip(parity.fixtures, ENGINES[name](folder, parity.fixtures, device=device), strict=True)
     ]
     print(json.dumps([asdict(each) for each in found]))  # noqa: T201, the result of the process
 

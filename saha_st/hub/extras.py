@@ -17,29 +17,11 @@ from saha_st.card.results import copy_results, read_result
 from saha_st.card.run_folders import RunFolder, find_run, find_run_of, find_runs, names_of
 from saha_st.card.sidecars import FIGURE_FILE, Sidecars
 from saha_st.encoding import results_revision
+from saha_st.hub.export import ADAPTER_FOLDER
 from saha_st.hub.licenses import check_license
-from saha_st.modules.loading import not_loadable, resolve_model
 
 _RESULTS = ("results", ".eval_results")
 """Folders that are not saved with a model, but may lie beside one."""
-
-
-_FINAL = "final"
-
-
-def source_folder(model_name_or_path: str) -> str:
-    """The checkpoint that is meant: a run's folder stands for the model that it ended with.
-
-    Raises:
-        ValueError: No such folder, or one without a checkpoint.
-    """
-    final = Path(model_name_or_path).expanduser() / _FINAL
-    if (final / "modules.json").exists():
-        return str(final)
-    source = resolve_model(model_name_or_path)
-    if "/" not in source and not Path(source).is_dir():  # the Hub is not asked for a folder that is not there
-        raise ValueError(not_loadable(source))
-    return source
 
 
 @dataclass(frozen=True)
@@ -152,7 +134,8 @@ class Extras:
         data = copy.copy(data) if known else SaHaModelCardData.of_folder(folder, datasets=list(data.datasets))
         data.model_id = data.repo_id = self.repo_id
         data.reports = Sidecars.read(folder).reports
-        data.parity, data.show_training_samples = True, False
+        data.parity, data.keeps_adapter = True, (folder / ADAPTER_FOLDER).is_dir()
+        data.show_training_samples = False
         if self.license is not None:
             data.license, data.license_name, data.license_link = self.license, None, None
         if self.base_model is not None:

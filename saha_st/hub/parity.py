@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from sentence_transformers import SentenceTransformer
 
+from saha_st.card import facts
 from saha_st.data.scenes import draw, sample_scene
-from saha_st.hub.engines import FIXTURES_FILE, PARITY, VECTORS_FILE
+from saha_st.hub.engines import ENGINES, FIXTURES_FILE, PARITY, VECTORS_FILE
 
 TOLERANCE = {torch.float32: 1e-5}
 """How far from 1 a cosine may be, by the model's dtype; other kernels add up in another order."""
@@ -58,9 +59,28 @@ def write_parity(model: SentenceTransformer, folder: str | Path) -> None:
         if any({"type": "image", "image": _name(index)} in entry["content"] for entry in entries):
             picture.save(place / _name(index))
     tolerance = TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF_PRECISION)
-    stored = {"dtype": str(model.dtype).removeprefix("torch."), "tolerance": tolerance, "entries": entries}
+    dtype = str(model.dtype).removeprefix("torch.")
+    stored = {"dtype": dtype, "tolerance": tolerance, "engines": engines_for(model), "entries": entries}
     (place / FIXTURES_FILE).write_text(json.dumps(stored, ensure_ascii=False, indent=1) + "\n", encoding="utf8")
-    save_file({"vectors": np.stack(vectors).astype(np.float32)}, place / VECTORS_FILE)
+    (place / VECTORS_FILE).write_bytes(save({"vectors": np.stack(vectors).astype(np.float32)}))
+
+
+def engines_for(model: SentenceTransformer) -> list[str]:
+    """Name the engines that can compute a model's vectors.
+
+    Plain transformers and vLLM take the last token's hidden state, whole, and of prompts know the chat template only.
+    """
+    by_all = facts.is_last_token(model) and model.truncate_dim is None and _is_in_template(model)
+    return list(ENGINES) if by_all else ["sentence-transformers"]
+
+
+def _is_in_template(model: SentenceTransformer) -> bool:
+    """Whether the chat template, with the generation prompt open, renders all of the prompt by itself."""
+    prompt = facts.prompt_of(model)
+    if prompt is None or model[0].processing_kwargs.get("chat_template") != {"add_generation_prompt": True}:
+        return False
+    # What Sentence Transformers is told to put in front of an input takes the place of the template's system text.
+    return all((model.prompts or {}).get(task) in (None, "", prompt.system) for task in ("query", "document"))
 
 
 def _ids(model: SentenceTransformer, row: dict[str, Any], task: str, prompt: str | None) -> list[int] | None:

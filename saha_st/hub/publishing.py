@@ -10,6 +10,7 @@ import copy
 import gc
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,19 +20,19 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Normalize
-from sentence_transformers.sentence_transformer.modules import Pooling
 
+from saha_st.files import require_new_folder
 from saha_st.hub import engines
 from saha_st.hub.contents import find_problems, list_files
 from saha_st.hub.engines import Comparison
 from saha_st.hub.errors import CheckFailedError
 from saha_st.hub.export import export_adapter, export_model
-from saha_st.hub.extras import Extras, source_folder
+from saha_st.hub.extras import Extras
 from saha_st.hub.parity import write_parity
 from saha_st.hub.repository import Repository
 from saha_st.modules import load_embedder
 from saha_st.modules.merging import AdapterEffect, adapter_effect, merge_adapter
+from saha_st.modules.sources import resolve_folder_or_hub_id
 
 logger = logging.getLogger(__name__)
 
@@ -116,11 +117,13 @@ def publish(
     """
     repository = Repository(repo_id, token, private, revision, create_pr)
     extras = Extras(repo_id, results, results_revision, card, license, base_model, keep_adapter)
-    target = None if output_dir is None else _new_folder(Path(output_dir))
+    target = None if output_dir is None else require_new_folder(output_dir)
     if not isinstance(model, SentenceTransformer):
-        model = source_folder(str(model))
+        model = resolve_folder_or_hub_id(str(model))
     if not dry_run:
         repository.check_access()
+    if target is not None:
+        target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".saha-st-publish-", dir=target and target.parent) as scratch:
         folder = Path(scratch) / "repository"
         written = _write(model, folder, extras, token=token)
@@ -129,7 +132,7 @@ def publish(
             raise ValueError("This must not be published:\n" + "\n".join(f"  {problem}" for problem in problems))
         files = list_files(folder)
         _list(files, repository, report)
-        compared = check_in_clean_process(folder, written.engines, written.device)
+        compared = check_in_clean_process(folder, written.device)
         url, commit = (None, None) if dry_run else repository.upload(folder, files, message=commit_message)
         if target is not None:
             folder.replace(target)
@@ -138,10 +141,9 @@ def publish(
 
 @dataclass(frozen=True)
 class _Written:
-    """What adapter was merged, which engines can run what was written, on what device, and its pictures."""
+    """What adapter was merged, on what device the model was, and the pictures of what was written."""
 
     adapter: AdapterEffect | None
-    engines: tuple[str, ...]
     device: str
     pictures: frozenset[str]
 
@@ -164,19 +166,7 @@ def _write(model: SentenceTransformer | str, folder: Path, extras: Extras, *, to
     export_model(embedder, folder)
     write_parity(embedder, folder)
     pictures = extras.add(embedder, folder, source=source, run=run, token=token)
-    return _Written(effect, _engines_for(embedder), str(embedder.device), pictures)
-
-
-def _new_folder(path: Path) -> Path:
-    """Where to leave what was written; it is moved there when it is whole.
-
-    Raises:
-        FileExistsError: Something is there.
-    """
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise FileExistsError(f"output_dir {str(path)!r} is not empty. Choose another folder or remove it.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+    return _Written(effect, str(embedder.device), pictures)
 
 
 def _free_memory() -> None:
@@ -186,21 +176,21 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _engines_for(model: SentenceTransformer) -> tuple[str, ...]:
-    """Plain transformers knows of no module after the pooling, and of no shortened vectors."""
-    is_plain = [type(module) for module in list(model)[1:]] == [Pooling, Normalize] and model.truncate_dim is None
-    return ("sentence-transformers", "transformers") if is_plain else ("sentence-transformers",)
-
-
-def check_in_clean_process(folder: Path, names: tuple[str, ...], device: str = "cpu") -> tuple[Comparison, ...]:
+def check_in_clean_process(folder: Path, device: str = "cpu") -> tuple[Comparison, ...]:
     """Load a folder in a process in which `saha_st` cannot be imported, and compare its vectors with ``parity/``.
+
+    Every engine is tried that can compute them and needs no server.
 
     Raises:
         CheckFailedError: It does not load there, or tokens or vectors differ.
     """
+    names = [name for name in engines.read_parity(folder).engines if name != "vllm"]
     logger.info("Loading it in a process without saha_st, with %s.", " and ".join(names))
-    command = [sys.executable, "-I", engines.__file__, str(folder), device, *names]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    # -P: the script's folder has modules of ours. Where libraries are found is left as it is: in the user's
+    # site-packages, or by PYTHONPATH. Offline, so that nothing is fetched that the folder lacks.
+    command = [sys.executable, "-P", engines.__file__, str(folder), device, *names]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if process.returncode != 0:
         raise CheckFailedError(f"The model does not load where saha_st is not installed:\n{process.stderr[-3000:]}")
     found = tuple(Comparison(**each) for each in json.loads(process.stdout.splitlines()[-1]))

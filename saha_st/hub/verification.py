@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saha_st.hub.engines import ENGINES, PARITY, Comparison, compare, read_fixtures
-from saha_st.modules.loading import resolve_model
+from saha_st.hub.engines import ENGINES, PARITY, Comparison, compare, read_parity, served_model, with_vllm
+from saha_st.modules.sources import resolve_folder_or_hub_id
+
+logger = logging.getLogger(__name__)
+
+_HALF_PRECISION = 1e-2
+"""What half precision may cost a cosine, generously."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +23,18 @@ class Verification:
     Attributes:
         model: The repository or folder.
         comparisons: One for each input.
+        backend: What computed the vectors.
+        dtype: Of the weights that made those in the repository.
+        commit: The repository's commit; None for a folder.
+        served: What the vLLM server calls its model; None for other backends.
     """
 
     model: str
     comparisons: tuple[Comparison, ...]
+    backend: str
+    dtype: str
+    commit: str | None = None
+    served: str | None = None
 
     @property
     def is_equal(self) -> bool:
@@ -33,15 +47,34 @@ class Verification:
         return [each.problem for each in self.comparisons if each.problem]
 
     @property
+    def headline(self) -> str:
+        """What was compared."""
+        commit = f" at {self.commit[:12]}" if self.commit else ""
+        served = f", which serves {self.served!r}" if self.served else ""
+        return f"{self.model}{commit}, {self.dtype}; computed by {self.backend}{served}"
+
+    @property
     def table(self) -> str:
         """A line for each input, as Markdown."""
         lines = ["| input | tokens | cosine |", "|:--|:--|--:|"]
-        lines += [f"| {each.label} | {each.difference or 'equal'} | {each.cosine:.6f} |" for each in self.comparisons]
+        for each in self.comparisons:
+            lines.append(f"| {each.label} | {'differ' if each.difference else 'equal'} | {each.cosine:.6f} |")
         return "\n".join(lines)
+
+    @property
+    def hint(self) -> str | None:
+        """What may be behind the difference, where that can be guessed."""
+        rounded = all(each.difference is None and 1 - each.cosine <= _HALF_PRECISION for each in self.comparisons)
+        if self.backend != "vllm" or self.dtype != "float32" or self.is_equal or not rounded:
+            return None
+        return (
+            "A difference so small is that of half precision, in which vLLM computes unless told otherwise: start "
+            "`vllm serve MODEL --runner pooling --dtype float32`."
+        )
 
 
 def verify(
-    model_name_or_path: str,
+    model_name_or_path: str | Path,
     *,
     backend: str = "sentence-transformers",
     revision: str | None = None,
@@ -54,10 +87,10 @@ def verify(
     """Recompute the vectors in a repository's ``parity/`` with an engine, and compare tokens and vectors.
 
     Args:
-        model_name_or_path: A Hub id, or a local folder that `publish` wrote.
+        model_name_or_path: A Hub id, or a local folder that `publish` wrote (or one with ``final`` in it).
         backend: ``"sentence-transformers"``, ``"transformers"`` or ``"vllm"``; the first two load the model here, as
             anybody would, without anything of this package.
-        revision: Branch, tag or commit on the Hub.
+        revision: Branch, tag or commit on the Hub; vectors and weights are of the one commit that it is now.
         token: Token for the Hub.
         device: Torch device.
         server: Address of a vLLM server that serves this model (``backend="vllm"``).
@@ -69,41 +102,62 @@ def verify(
 
     Raises:
         FileNotFoundError: No ``parity/`` in the repository.
-        OSError: The repository or the server cannot be reached.
-        ValueError: An unknown backend, or arguments that do not go with it.
+        OSError: The repository or the server cannot be reached, or the server gives an answer that vLLM would not.
+        ValueError: An unknown backend, one that cannot compute this model's vectors, or arguments that do not go
+            together.
     """
-    _check(backend, server)
-    if tolerance is not None and not 0 <= tolerance <= 1:
-        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}.")
-    folder = _folder_with_parity(model_name_or_path, revision=revision, token=token)
-    fixtures, stored = read_fixtures(folder)
-    tolerance = stored if tolerance is None else tolerance
-    if backend == "vllm":
-        outputs = ENGINES[backend](server, fixtures, api_key=api_key)
+    _check(backend, server, tolerance)
+    source, folder, commit = _find(model_name_or_path, revision=revision, token=token)
+    name = f"{source!r} at {revision or commit[:12]}" if commit else repr(source)
+    parity = read_parity(folder, name=name)
+    if backend not in parity.engines:
+        raise ValueError(
+            f"{backend} cannot compute the vectors of {name}: they are not just the last token's whole hidden state, "
+            f"with all of the prompt in the chat template. Use backend (--backend) {' or '.join(parity.engines)}."
+        )
+    served = None
+    if server is None:
+        logger.info("Loading %s with %s.", name, backend)
+        # By name, as anybody loads it, but at the commit that the vectors were read from: a push may come in between.
+        options: dict[str, Any] = {"revision": commit, "token": token} if commit else {}
+        outputs = ENGINES[backend](source, parity.fixtures, device=device, **options)
     else:
-        local = Path(model_name_or_path).is_dir()
-        options: dict[str, Any] = {} if local else {"revision": revision, "token": token}
-        outputs = ENGINES[backend](str(model_name_or_path), fixtures, device=device, **options)
-    pairs = zip(fixtures, outputs, strict=True)
-    found = tuple(compare(fixture, output, engine=backend, tolerance=tolerance) for fixture, output in pairs)
-    return Verification(str(model_name_or_path), found)
+        served = served_model(server, api_key=api_key)
+        logger.info("Asking %s, which serves %r.", server, served)
+        outputs = with_vllm(server, parity.fixtures, served=served, api_key=api_key)
+    found = tuple(
+        compare(fixture, output, engine=backend, tolerance=parity.tolerance if tolerance is None else tolerance)
+        for fixture, output in zip(parity.fixtures, outputs, strict=True)
+    )
+    return Verification(source, found, backend, parity.dtype, commit, served)
 
 
-def _check(backend: str, server: str | None) -> None:
+def _check(backend: str, server: str | None, tolerance: float | None) -> None:
     if backend not in ENGINES:
         raise ValueError(f"backend must be one of {', '.join(ENGINES)}; got {backend!r}.")
     if (backend == "vllm") != (server is not None):
         raise ValueError(
-            "backend 'vllm' asks a server: start `vllm serve MODEL --runner pooling` and pass its address as server, "
-            "such as http://localhost:8000."
+            "backend 'vllm' asks a server: start `vllm serve MODEL --runner pooling`, and give its address as server "
+            "(--server), such as http://localhost:8000."
             if backend == "vllm"
-            else f"server is for the backend 'vllm'; {backend!r} loads the model itself."
+            else f"server (--server) is for the backend 'vllm'; {backend!r} loads the model itself."
         )
+    if tolerance is not None and not 0 <= tolerance <= 1:
+        raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}.")
 
 
-def _folder_with_parity(name: str, *, revision: str | None, token: str | None) -> Path:
-    if Path(resolve_model(name)).is_dir():
-        return Path(resolve_model(name))
+def _find(name: str | Path, *, revision: str | None, token: str | None) -> tuple[str, Path, str | None]:
+    """Return the folder or Hub id that is meant, a folder with its ``parity/``, and the commit on the Hub."""
+    source = resolve_folder_or_hub_id(str(name))
+    if not Path(source).is_dir():
+        folder = _download_parity(source, revision=revision, token=token)
+        return source, folder, folder.name  # snapshots are stored by commit
+    if revision is not None:
+        raise ValueError(f"revision (--revision) goes with a repository on the Hub, and {source!r} is a folder here.")
+    return source, Path(source), None
+
+
+def _download_parity(name: str, *, revision: str | None, token: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -73,6 +74,35 @@ def assign_clusters(
     anchor_embeddings: np.ndarray,
     document_of_row: np.ndarray | Sequence[int],
     *,
+    show_progress_bar: bool = False,
+    **options: Any,
+) -> ClusterAssignment:
+    """Forms mutually hard clusters: in each, everybody's positive is everybody else's hard negative.
+
+    Deterministic: rows are visited in order, and equal similarities keep the order of ranks, or of the rows where
+    several own one document. A positive of a member's anchor is never the positive of another member.
+
+    Args:
+        neighbours: as `make_rule`.
+        anchor_embeddings: as `make_rule`.
+        document_of_row: as `make_rule`.
+        show_progress_bar: show a bar for each phase.
+        **options: as `make_rule`.
+
+    Returns:
+        The clusters and the counts.
+
+    Raises:
+        ValueError: see `make_rule`.
+    """
+    return make_rule(neighbours, anchor_embeddings, document_of_row, **options).run(show_progress_bar)
+
+
+def make_rule(
+    neighbours: np.ndarray,
+    anchor_embeddings: np.ndarray,
+    document_of_row: np.ndarray | Sequence[int],
+    *,
     num_negatives: int = 15,
     pool_multiplier: int = 3,
     owner_filter: bool = True,
@@ -81,12 +111,8 @@ def assign_clusters(
     relative_margin: float | None = None,
     neighbour_scores: np.ndarray | None = None,
     positive_scores: np.ndarray | None = None,
-    show_progress_bar: bool = False,
-) -> ClusterAssignment:
-    """Forms mutually hard clusters: in each, everybody's positive is everybody else's hard negative.
-
-    Deterministic: rows are visited in order, and equal similarities keep the order of ranks, or of the rows where
-    several own one document. A positive of a member's anchor is never the positive of another member.
+) -> Rule:
+    """Checks the arguments of the rule, and returns it ready to run.
 
     Args:
         neighbours: for each row the ids of the documents nearest to its anchor, best first, padded with -1.
@@ -104,46 +130,11 @@ def assign_clusters(
             row's positive. Needs both scores.
         neighbour_scores: the cosines that belong to `neighbours`. Shape (rows, k).
         positive_scores: the cosine of each row's anchor and positive. Shape (rows,).
-        show_progress_bar: show a bar for each phase.
-
-    Returns:
-        The clusters and the counts.
 
     Raises:
         ValueError: if the arrays do not fit one another, embeddings are not finite or zero, or `num_negatives` is
             larger than the data.
     """
-    rule = make_rule(
-        neighbours,
-        anchor_embeddings,
-        document_of_row,
-        num_negatives=num_negatives,
-        pool_multiplier=pool_multiplier,
-        owner_filter=owner_filter,
-        anchor_key=anchor_key,
-        max_owner_similarity=max_owner_similarity,
-        relative_margin=relative_margin,
-        neighbour_scores=neighbour_scores,
-        positive_scores=positive_scores,
-    )
-    return rule.run(show_progress_bar)
-
-
-def make_rule(
-    neighbours: np.ndarray,
-    anchor_embeddings: np.ndarray,
-    document_of_row: np.ndarray | Sequence[int],
-    *,
-    num_negatives: int = 15,
-    pool_multiplier: int = 3,
-    owner_filter: bool = True,
-    anchor_key: np.ndarray | Sequence | None = None,
-    max_owner_similarity: float | None = None,
-    relative_margin: float | None = None,
-    neighbour_scores: np.ndarray | None = None,
-    positive_scores: np.ndarray | None = None,
-) -> Rule:
-    """Checks the arguments of `assign_clusters`, and returns its rule, ready to run."""
     check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
     document_of_row = check_document_of_row(document_of_row, num_negatives=num_negatives)
     rows = len(document_of_row)
@@ -186,7 +177,7 @@ class Taken:
 
 @dataclass
 class Rule:
-    """Design 1.2 over arrays, one method a step. The fields are the checked arguments of `assign_clusters`."""
+    """Design 1.2 over arrays, one method a step. The fields are the checked arguments of `make_rule`."""
 
     neighbours: np.ndarray  # (rows, k)
     anchors: np.ndarray  # (rows, dim)

@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from datasets import Dataset, List, Value, concatenate_datasets
 from sentence_transformers import SentenceTransformer
 
-from saha_st.encoding import DistinctInputs, EncodedColumn, Task, encode_column, vector_fingerprint, write_whole
+from saha_st.encoding import DistinctInputs, EncodedColumn, Task, encode_column, vector_fingerprint
+from saha_st.files import write_whole
 from saha_st.mining.build import find_clusters
 from saha_st.mining.checks import check_document_of_row, check_options
 from saha_st.mining.clusters import ClusterAssignment

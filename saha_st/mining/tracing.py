@@ -72,11 +72,11 @@ class Tracer:
     """Forms clusters like `assign_clusters`, and explains them.
 
     Args:
-        neighbours: as `assign_clusters`.
+        neighbours: as `make_rule`.
         neighbour_scores: the cosines that belong to them. Shape (rows, k).
-        anchor_embeddings: as `assign_clusters`.
-        document_of_row: as `assign_clusters`.
-        **options: as `assign_clusters`.
+        anchor_embeddings: as `make_rule`.
+        document_of_row: as `make_rule`.
+        **options: as `make_rule`.
 
     Attributes:
         assignment: the clusters and counts, those of `assign_clusters`.

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,12 @@ from saha_st.card.sidecars import MINING_FILE, RECIPE_FILE, REPORTS_DIR
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.modules.bare_adapter import base_of, find_bare_adapter, put_adapter
 from saha_st.modules.image_tokens import set_image_tokens
+from saha_st.modules.sources import EMBEDDED_MODELS, folder_name, not_loadable, resolve_model  # noqa: F401
 from saha_st.modules.transformer import HierarchicalPromptTransformer
 from saha_st.modules.weight_names import load_renamed
 from saha_st.prompts import HierarchicalPrompt
 
 logger = logging.getLogger(__name__)
-
-EMBEDDED_MODELS = ("saha-tiny-base", "saha-tiny")
-"""Models whose weights come with the package."""
 
 
 class NoLanguageModelError(ValueError):
@@ -34,6 +30,11 @@ class NoLanguageModelError(ValueError):
 
 _PROBE = "a probe"
 _HUB_ARGUMENTS = ("token", "cache_folder", "revision", "local_files_only")
+_CHANGES_VECTORS = {
+    *("truncate_dim", "similarity_fn_name", "prompts", "default_prompt_name", "processor_kwargs", "config_kwargs"),
+    *("dtype", "torch_dtype"),  # of model_kwargs
+}
+"""Arguments of `load_embedder` with which a model is not the one that was saved and measured."""
 
 
 def load_embedder(
@@ -91,8 +92,8 @@ def load_embedder(
         prompt = prompt or HierarchicalPrompt()
     if "model_card_data" not in kwargs:
         _set_card_data(model, path, is_embedder, hub_kwargs, bare_adapter)
-        if any(setting is not None for setting in (prompt, image_tokens, max_seq_length)):
-            model.model_card_data.reports = ()  # which are of the model as it was
+        if _CHANGES_VECTORS & {*kwargs, *kwargs.get("model_kwargs", ())}:
+            model.model_card_data.forget_results()  # which are of the model as it was saved
     model._model_card_text = None  # a README that Sentence Transformers would pass on as this model's
     if prompt is not None:
         set_prompt(model, prompt, model_name_or_path)
@@ -101,31 +102,6 @@ def load_embedder(
     if max_seq_length is not None:
         transformer.max_seq_length = max_seq_length
     return model
-
-
-def resolve_model(model_name_or_path: str) -> str:
-    """Return the folder of an embedded model, or check that a local folder holds a checkpoint.
-
-    Raises:
-        ValueError: A path that does not exist, or a folder that is no checkpoint.
-    """
-    name = str(model_name_or_path)
-    if name in EMBEDDED_MODELS and not Path(name).exists():
-        return str(resources.files("saha_st") / "quickstart" / name)
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not any((path / file).exists() for file in ("modules.json", "config.json", "adapter_config.json")):
-            raise ValueError(
-                f"The folder {name!r} is not a model checkpoint: it has no modules.json, config.json or "
-                f"adapter_config.json. It holds: {', '.join(sorted(p.name for p in path.iterdir())[:8]) or 'nothing'}."
-            )
-        return str(path)
-    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise ValueError(
-            f"There is no model folder {name!r}. A model is a local folder, a Hub id like 'org/name', or one of the "
-            f"embedded {', '.join(EMBEDDED_MODELS)}."
-        )
-    return name
 
 
 def set_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str) -> None:
@@ -148,13 +124,6 @@ def set_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str
     # The same text twice: here for people and for tools that read `prompts`, in the template for every engine.
     model.prompts = {"query": prompt.system or "", "document": prompt.system or ""}
     _verify_rendering(model[0], prompt, name)
-
-
-def not_loadable(name: str) -> str:
-    """Return how to say that a model cannot be loaded, with what may have been meant."""
-    close = difflib.get_close_matches(str(name), EMBEDDED_MODELS, n=1, cutoff=0.6)
-    hint = f"Did you mean {close[0]!r}?" if close else f"Embedded models are {' and '.join(EMBEDDED_MODELS)}."
-    return f"The model {str(name)!r} is no folder here, and could not be loaded from the Hub. {hint}"
 
 
 def _load(
@@ -206,10 +175,12 @@ def _set_card_data(
 ) -> None:
     """Give a model what its card is rendered from: of a checkpoint, what lies beside the weights."""
     origin = base_of(bare_adapter)[0] if bare_adapter else path
-    name = Path(origin).name if Path(origin).exists() else origin
+    name = folder_name(origin) if Path(origin).exists() else origin
     if not is_embedder:
         model.model_card_data.base_model = model.model_card_data.base_model or name
         model.model_card_data.is_untrained = bare_adapter is None
+        if bare_adapter:
+            model.model_card_data.adapter = folder_name(path) if Path(path).exists() else path
         return
     try:
         # Vectors to compare with are not saved with the model, so that the card must not speak of them.

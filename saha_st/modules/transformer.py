@@ -123,6 +123,7 @@ class HierarchicalPromptTransformer(Transformer):
             backend.no_padding()
         super().save(output_path, *args, **kwargs)
         write_whole_names(Path(output_path))
+        _share_weights(Path(output_path))
         # Sentence Transformers writes this file first, but offers no other place to state requirements.
         config_path = Path(output_path) / "config_sentence_transformers.json"
         if config_path.exists():
@@ -167,6 +168,13 @@ class HierarchicalPromptTransformer(Transformer):
 HierarchicalPromptTransformer.__module__ = Transformer.__module__
 HierarchicalPromptTransformer.__name__ = Transformer.__name__
 HierarchicalPromptTransformer.__qualname__ = Transformer.__qualname__
+
+
+def _share_weights(folder: Path) -> None:
+    """Give weights the access rights of the files beside them: safetensors 0.8 leaves them to their owner alone."""
+    mode = (folder / "sentence_bert_config.json").stat().st_mode
+    for file in folder.glob("*.safetensors"):
+        file.chmod(mode)
 
 
 def _new() -> HierarchicalPromptTransformer:

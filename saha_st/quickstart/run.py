@@ -18,10 +18,18 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers import TrainerCallback, TrainerState
 
+from saha_st.card import copy_results, render_card
+from saha_st.card.sidecars import Sidecars
 from saha_st.data.scenes import draw, sample_scene, write_mini_mmeb
-from saha_st.evaluation import Scores, comparison_table, evaluate, mini_mmeb_tasks
+from saha_st.data.scenes.mini_mmeb import TRAIN_DIR
+from saha_st.evaluation import Embedder, Report, Scores, comparison_table, evaluate, mini_mmeb_tasks
+from saha_st.evaluation.catalogue import MINI_MMEB
+from saha_st.evaluation.encoder import name_of_source
 from saha_st.evaluation.mmeb import MMEBTask
+from saha_st.evaluation.task_sources import task_sources
+from saha_st.files import require_new_folder
 from saha_st.modules import load_embedder
+from saha_st.modules.sources import resolve_model
 from saha_st.prompts import HierarchicalPrompt
 from saha_st.quickstart.page import write_page
 from saha_st.training import RunConfig, train
@@ -29,6 +37,8 @@ from saha_st.training import RunConfig, train
 logger = logging.getLogger(__name__)
 
 PLAIN, PROMPTED, TUNED, IN_BATCH = "plain", "hierarchical prompt", "SaHa fine-tuned", "in-batch fine-tuned"
+
+_BATCH_SIZE = 64
 
 NO_PROMPT = HierarchicalPrompt(system=None, query_suffix=None)
 """The model's chat template as it comes."""
@@ -70,7 +80,7 @@ def quickstart(
     """Generate data, score, mine, train, score, save, load back, search.
 
     Args:
-        output_dir: Folder for data, model and page; it must not exist or be empty.
+        output_dir: Folder for data, model, results and page; it must not exist or be empty.
         model: The generative multimodal LLM to start from.
         compare: Also train the in-batch baseline on as many pairs.
         seed: Seed of data and training.
@@ -86,9 +96,7 @@ def quickstart(
         FileExistsError: The folder is not empty.
         RuntimeError: Plain Sentence Transformers gives other vectors for the saved model.
     """
-    folder = Path(output_dir)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"output_dir {str(folder)!r} is not empty. Choose another folder or remove it.")
+    folder = require_new_folder(output_dir)
     result = QuickstartResult(model_dir=folder / "saha" / "final", page=folder / "quickstart.html")
     config = _config(folder, model=model, seed=seed, max_steps=max_steps)
     step = _Steps(result.seconds, report, total=8 if compare else 7)
@@ -105,14 +113,24 @@ def quickstart(
         result.scores[PROMPTED] = _score(prompted, tasks, PROMPTED)
     with step("Mine hard negatives and train on mutually hard clusters"):
         progress = _Progress(report)
-        tuned = train(config, callbacks=(progress,))
+        tuned = train(config, callbacks=(progress,), show_progress_bar=False)
     if compare:
         with step("Train on random batches, on as many pairs"):
             equal = {**config.training, "max_steps": progress.steps}
             baseline = replace(config, mining=None, training=equal, output_dir=str(folder / "in-batch"))
-            result.scores[IN_BATCH] = _score(train(baseline, callbacks=(_Progress(report),)), tasks, IN_BATCH)
+            in_batch = train(baseline, callbacks=(_Progress(report),), show_progress_bar=False)
+            result.scores[IN_BATCH] = _score(in_batch, tasks, IN_BATCH)
     with step("Score the fine-tuned model"):
-        result.scores[TUNED] = _score(tuned, tasks, TUNED)
+        encoder = Embedder(tuned, name=name_of_source(result.model_dir), show_progress_bar=False)
+        evaluation = folder / "evaluation"
+        result.scores[TUNED] = evaluate(
+            encoder, tasks, output_dir=evaluation, batch_size=_BATCH_SIZE, show_progress_bar=False
+        )
+        meta, base = encoder.mteb_model_meta, f"{name_of_source(resolve_model(model))} (not fine-tuned)"
+        columns = {meta.name: result.scores[TUNED], base: result.scores[PROMPTED]}
+        benchmark = _benchmark(seed, eval_rows)
+        scored = Report(benchmark, columns, revision=meta.revision, sources=task_sources(tasks))
+        _add_results(scored, evaluation, tuned, result.model_dir)
     with step("Load it back with plain Sentence Transformers"):
         plain = _load_plain(result.model_dir, tuned)
     with step("Search with it, and write the page"):
@@ -121,13 +139,27 @@ def quickstart(
 
 
 def _config(folder: Path, *, model: str, seed: int, max_steps: int) -> RunConfig:
-    recipe = RunConfig.from_file("mini-mmeb", training={"seed": seed, "max_steps": max_steps, "disable_tqdm": True})
-    data = tuple(replace(source, path=str(folder / "mini-mmeb" / "MMEB-train")) for source in recipe.data)
+    recipe = RunConfig.from_file("mini-mmeb", training={"seed": seed, "max_steps": max_steps})
+    data = tuple(replace(source, path=str(folder / "mini-mmeb" / TRAIN_DIR)) for source in recipe.data)
     return replace(recipe, model=model, data=data, output_dir=str(folder / "saha"))
 
 
 def _score(model: SentenceTransformer, tasks: list[MMEBTask], name: str) -> Scores:
-    return evaluate(model, tasks, batch_size=64, show_progress_bar=False, model_name=f"quickstart/{name}")
+    return evaluate(model, tasks, batch_size=_BATCH_SIZE, show_progress_bar=False, model_name=f"quickstart/{name}")
+
+
+def _benchmark(seed: int, eval_rows: int) -> str:
+    """What is called mini-mmeb has always the same queries."""
+    is_standard = (seed, eval_rows) == (0, 80)
+    return MINI_MMEB if is_standard else f"{MINI_MMEB} (seed {seed}, {eval_rows} queries a task)"
+
+
+def _add_results(report: Report, evaluation: Path, model: SentenceTransformer, model_dir: Path) -> None:
+    """Lay the results beside the model, and write its card anew, with them."""
+    report.write(evaluation)
+    copy_results(evaluation, model_dir, model_name=next(iter(report.columns)), revision=report.revision)
+    model.model_card_data.reports = Sidecars.read(model_dir).reports
+    (model_dir / "README.md").write_text(render_card(model), encoding="utf8")
 
 
 def _load_plain(folder: Path, tuned: SentenceTransformer) -> SentenceTransformer:

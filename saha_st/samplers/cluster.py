@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_WARN_ABOVE_DROPPED_SHARE = 0.05
-
 
 class ClusterBatchSampler(DefaultBatchSampler):
     """Yield batches of whole clusters with exactly ``batch_size`` rows each, the same number in every epoch.
@@ -60,6 +58,9 @@ class ClusterBatchSampler(DefaultBatchSampler):
             batches of ``batch_size`` exists, or there are fewer batches than processes.
     """
 
+    warns = True
+    """Whether it says when much is left out; a run of several datasets says it once, for all of them."""
+
     def __init__(
         self,
         dataset: Dataset,
@@ -87,7 +88,7 @@ class ClusterBatchSampler(DefaultBatchSampler):
                 f"{get_world_size()} processes (clusters: {describe_counts(count_of_size)}). Use a smaller "
                 "batch_size, fewer processes or more data."
             )
-        if self.dropped_rows > _WARN_ABOVE_DROPPED_SHARE * self.plan.num_rows:
+        if self.warns and self.plan.leaves_out_many:
             logger.warning(
                 "Each epoch leaves out %d of %d rows: the clusters (%s) do not pack well into batches of %d rows. "
                 "A multiple of the most frequent size packs better: batch_size=%s.",

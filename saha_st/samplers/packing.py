@@ -19,6 +19,8 @@ import numpy as np
 # How far from the average composition a fill is looked for, in clusters of one size, before all fills are looked at.
 _NEIGHBOURHOOD = 8
 
+_MANY = 0.05  # of the rows
+
 
 @dataclass(frozen=True)
 class PackingPlan:
@@ -58,6 +60,11 @@ class PackingPlan:
     def dropped_rows(self) -> int:
         """Rows that an epoch leaves out."""
         return self.num_rows - self.num_batches * self.batch_size
+
+    @property
+    def leaves_out_many(self) -> bool:
+        """Whether an epoch leaves out so many rows that one should know."""
+        return self.dropped_rows > _MANY * self.num_rows
 
     @property
     def share_of_size(self) -> dict[int, float]:

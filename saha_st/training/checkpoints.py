@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from saha_st.encoding import write_whole
+from saha_st.files import write_whole
 from saha_st.training.config import RunConfig
 
 CONFIG_FILE = "run_config.json"
@@ -22,6 +22,22 @@ def open_output_dir(config: RunConfig, *, resume: bool) -> Path:
         FileExistsError: The folder is not empty, and ``resume`` was not asked for.
         ValueError: The run to resume had another config, or the folder holds no run.
     """
+    begun = check_output_dir(config, resume=resume)
+    folder = Path(config.output_dir)
+    wanted = json.loads(json.dumps(config.to_dict(), default=str))
+    if begun:
+        _check_same(folder, wanted)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / CONFIG_FILE, lambda file: file.write(json.dumps(wanted, indent=2).encode()))
+    return folder
+
+
+def check_output_dir(config: RunConfig, *, resume: bool) -> bool:
+    """Return whether the run's folder holds a run that was begun.
+
+    Raises:
+        FileExistsError: It does, and ``resume`` was not asked for.
+    """
     folder = Path(config.output_dir)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"output_dir {str(folder)!r} is a file.")
@@ -32,12 +48,7 @@ def open_output_dir(config: RunConfig, *, resume: bool) -> Path:
             f"output_dir {str(folder)!r} is not empty. Choose another folder, remove it, or go on with resume=True "
             "(--resume)."
         )
-    wanted = json.loads(json.dumps(config.to_dict(), default=str))
-    if begun:
-        _check_same(folder, wanted)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / CONFIG_FILE, lambda file: file.write(json.dumps(wanted, indent=2).encode()))
-    return folder
+    return bool(begun)
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

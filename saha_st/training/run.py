@@ -26,7 +26,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 
 from saha_st.card.data import SaHaModelCardData
 from saha_st.card.recipe import publishable_recipe
@@ -36,13 +36,15 @@ from saha_st.mining.miner import MinedClusters, find_saha_clusters, label_pairs
 from saha_st.modules import load_embedder
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.modules.merging import disagreement, merge_adapter
-from saha_st.samplers import ClusterBatchSampler, SameTaskBatchSampler, SetEpochCallback
+from saha_st.modules.sources import FINAL
+from saha_st.samplers import SameTaskBatchSampler, SetEpochCallback
 from saha_st.training.adapters import (
     add_adapter,
     freeze_vision,
     language_model_layers,
     log_trainable,
 )
+from saha_st.training.batches import RunBatchSampler, warn_of_leftovers
 from saha_st.training.checkpoints import last_whole_checkpoint, open_output_dir
 from saha_st.training.config import RunConfig
 from saha_st.training.evaluator import PairRetrievalEvaluator
@@ -53,12 +55,14 @@ logger = logging.getLogger(__name__)
 ROUTER_MAPPING = {"anchor": "query", "positive": "document", "negative": "document"}
 """Which side of the prompt each column is read with; without it, training would render queries like documents."""
 
-FINAL = "final"
-"""Folder under the run's output that holds the trained, merged model."""
-
 
 def train(
-    config: RunConfig, *, resume: bool = False, evaluator: BaseEvaluator | None = None, callbacks: tuple = ()
+    config: RunConfig,
+    *,
+    resume: bool = False,
+    evaluator: BaseEvaluator | None = None,
+    callbacks: tuple = (),
+    show_progress_bar: bool = True,
 ) -> SentenceTransformer:
     """Train an embedder.
 
@@ -67,6 +71,7 @@ def train(
         resume: Go on with a run that was interrupted, to the same result.
         evaluator: Evaluated when the trainer evaluates, beside ``config.eval_data``.
         callbacks: Further trainer callbacks.
+        show_progress_bar: Show bars and print the trainer's logs; if not, callbacks and ``report_to`` get the logs.
 
     Returns:
         The trained model, adapters merged. It is saved in ``<output_dir>/final``, in stock modules only, with its
@@ -81,6 +86,7 @@ def train(
     Source: Ju & Lee, arXiv 2508.00955, section 4.1 for the settings of the recipes.
     """
     args = training_arguments(config)
+    args.disable_tqdm |= not show_progress_bar
     state = PartialState()
     if state.is_main_process:
         open_output_dir(config, resume=resume)
@@ -99,9 +105,13 @@ def train(
         language_model_layers(model[0].model, config.adapter.target_modules)
     loss = _loss(config, args, model)
     # All that could be wrong without having looked at the data has been looked at: here the long work begins.
-    datasets = {source.name: _clustered(source, model, config, folder) for source in sources}
+    datasets = {source.name: _clustered(source, model, config, folder, show_progress_bar) for source in sources}
+    if args.batch_sampler is RunBatchSampler and state.is_main_process:
+        warn_of_leftovers(datasets, args.train_batch_size)
     choose_trainable(model, config, seed=args.seed)
     trainer = _trainer(args, model, datasets, loss, evaluators, callbacks)
+    if not show_progress_bar:
+        trainer.remove_callback(PrinterCallback)  # which prints every log where there is no bar
     _tell_card(model, config, datasets)
     check_rendering(trainer, datasets)
     checkpoint = last_whole_checkpoint(folder) if resume else None
@@ -148,7 +158,7 @@ def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArgument
     if config.eval_data:
         defaults["eval_strategy"] = "epoch"
     if config.mining is not None:
-        defaults |= {"batch_sampler": ClusterBatchSampler}
+        defaults |= {"batch_sampler": RunBatchSampler}
     defaults |= {"multi_dataset_batch_sampler": SameTaskBatchSampler}
     args = SentenceTransformerTrainingArguments(**{**defaults, **config.training, "output_dir": config.output_dir})
     if config.mining is not None and args.per_device_train_batch_size < config.mining.num_negatives + 1:
@@ -264,7 +274,9 @@ class _RestoreAdapter(TrainerCallback):
         restore_adapter(getattr(model, "module", model)[0].model, self.checkpoint / ADAPTER_FILE)
 
 
-def _clustered(source: PairSource, model: SentenceTransformer, config: RunConfig, folder: Path) -> Dataset:
+def _clustered(
+    source: PairSource, model: SentenceTransformer, config: RunConfig, folder: Path, show_progress_bar: bool
+) -> Dataset:
     """Mine a dataset, or take up what an earlier start of this run mined."""
     if config.mining is None:
         return label_pairs(source.dataset)
@@ -273,6 +285,7 @@ def _clustered(source: PairSource, model: SentenceTransformer, config: RunConfig
         "cache_folder": config.mining.cache_folder or folder / "vectors",
         "num_negatives": _possible_negatives(source, config.mining.num_negatives),
         "owner_filter": source.owner_filter,
+        "show_progress_bar": show_progress_bar,
     }
     # One process of each machine mines; the rule is deterministic, so machines agree without talking. The others look
     # for the result instead of waiting in a collective, which would time out on a long mining.

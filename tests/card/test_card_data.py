@@ -7,8 +7,11 @@ import re
 import shutil
 from pathlib import Path
 
+import jinja2
+import jinja2.meta
 import numpy as np
 import pytest
+import torch
 import yaml
 from datasets import Dataset
 from huggingface_hub import ModelCard
@@ -48,6 +51,10 @@ def blocks(card: str, language: str = "python") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", card, flags=re.MULTILINE | re.DOTALL)
 
 
+def without_versions(card: str) -> str:
+    return re.sub(r"^## Framework versions\n.*?(?=\n<!--|\Z)", "", card, flags=re.MULTILINE | re.DOTALL)
+
+
 def test_the_golden_card_renders_again_to_the_same_text():
     spec = importlib.util.spec_from_file_location("render_model_card", GOLDEN / "render.py")
     module = importlib.util.module_from_spec(spec)
@@ -62,7 +69,9 @@ def test_what_lies_beside_the_embedded_weights_is_what_the_golden_card_was_rende
 
 def test_saving_a_checkpoint_again_writes_the_whole_card_and_its_files(_saha_tiny, tmp_path):
     pytest.importorskip("matplotlib")
-    assert saved(_saha_tiny, tmp_path) == (GOLDEN / "README.md").read_text(encoding="utf8")
+    card = saved(_saha_tiny, tmp_path)
+    assert without_versions(card) == without_versions((GOLDEN / "README.md").read_text(encoding="utf8"))
+    assert f"* torch: {torch.__version__}\n" in card
     for name in ("recipe.yaml", "mining.json", "results/reports/mini-mmeb.json"):
         assert (tmp_path / name).read_text() == (GOLDEN / name).read_text()
     with Image.open(tmp_path / "assets" / "mining.png") as figure:
@@ -86,7 +95,8 @@ def test_the_examples_of_the_card_run_and_agree(_saha_tiny):
 def test_the_vllm_request_is_json_with_the_task_and_an_open_turn(_saha_tiny):
     import json
 
-    (serve, request) = blocks(render_card(_saha_tiny, SaHaModelCardData(repo_id="org/saha")), "bash")
+    (install, serve, request) = blocks(render_card(_saha_tiny, SaHaModelCardData(repo_id="org/saha")), "bash")
+    assert install == 'pip install -U "sentence-transformers[image]"\n'
     assert serve.startswith("vllm serve org/saha --runner pooling")
     body = json.loads(re.search(r"-d '(.*)'", request, flags=re.DOTALL)[1])
     assert body["chat_template_kwargs"] == {"task": "query"} and body["add_generation_prompt"] is True
@@ -102,6 +112,7 @@ def test_the_card_of_a_prompted_llm_says_that_nothing_was_trained_or_measured(em
     assert data["library_name"] == "sentence-transformers" and data["pipeline_tag"] == "sentence-similarity"
     assert {"sentence-transformers", "feature-extraction", "multimodal-embedding"} <= set(data["tags"])
     assert not {"base_model", "datasets", "license", "base_model_relation"} & set(data)
+    assert f"\nThis model embeds text, pictures, and both together into {embedder.get_embedding_dimension()}-" in card
     assert "mteb" not in data["tags"]
 
 
@@ -217,6 +228,99 @@ def test_a_changed_prompt_takes_the_results_out_of_the_card():
     assert "Not evaluated" in render_card(model)
 
 
+def given_fewer_pixels(model: SentenceTransformer) -> None:
+    model[0].processor.image_processor.size = {"shortest_edge": 1024, "longest_edge": 4096}
+
+
+CHANGES = {
+    "prompt": lambda model: setattr(model[0], "prompt", HierarchicalPrompt(system="Another.")),
+    "prompts": lambda model: model.prompts.update(query="Another."),
+    "truncate_dim": lambda model: setattr(model, "truncate_dim", 32),
+    "dtype": lambda model: model.to(torch.bfloat16),
+    "pixels": given_fewer_pixels,
+    "max_seq_length": lambda model: setattr(model, "max_seq_length", 64),
+    "pooling": lambda model: setattr(model[1], "pooling_mode", "mean"),
+    "similarity": lambda model: setattr(model, "similarity_fn_name", "dot"),
+    "a setting at loading": lambda model: model.model_card_data.forget_results(),
+}
+
+
+@pytest.mark.parametrize("change", [*CHANGES, None])
+def test_results_are_shown_and_kept_only_of_the_settings_that_they_were_measured_with(tmp_path, change):
+    shutil.copytree(WEIGHTS, tmp_path / "model")
+    model = load_embedder(str(tmp_path / "model"), device="cpu")
+    assert "### mini-mmeb" in render_card(model)
+    if change:
+        CHANGES[change](model)
+    card = render_card(model)
+    assert ("Not evaluated" in card) is bool(change) and ("mteb" in front_matter(card)["tags"]) is not bool(change)
+    in_place = saved(model, tmp_path / "model")
+    assert without_versions(in_place) == without_versions(card)
+    assert bool(SaHaModelCardData.of_folder(tmp_path / "model").reports) is not bool(change)
+    assert "## What was mined" in in_place  # which is still true of the weights
+
+
+def test_results_that_were_measured_after_a_change_are_shown(_saha_tiny, tmp_path):
+    import copy
+
+    model = copy.deepcopy(_saha_tiny)
+    model.truncate_dim = 32
+    model.model_card_data.reports = list(model.model_card_data.reports)
+    assert "### mini-mmeb" in saved(model, tmp_path) and list((tmp_path / "results" / "reports").iterdir())
+
+
+def test_whoever_reports_results_is_not_said_to_be_the_author(_saha_tiny):
+    card = render_card(_saha_tiny)
+    assert "Measured with `saha-st evaluate` (saha_st " in card and "reported by the publisher of this" in card
+    assert "a digest of weights, prompt, settings and library versions" in card and "uthors of this" not in card
+
+
+NAMED = {
+    "model_name": "A --> <!-- name",
+    "base_model": "a folder",
+    "base_model_revision": "abc",
+    "adapter": "lab/lora",
+}
+
+
+@pytest.mark.parametrize("base", ["a folder", "org/base"])
+def test_names_and_revisions_without_a_place_in_the_front_matter_are_read_back(embedder, tmp_path, base):
+    for name, value in (NAMED | {"base_model": base}).items():
+        setattr(embedder.model_card_data, name, value)
+    card = saved(embedder, tmp_path)
+    assert "\n# A --> <!-- name\n" in card and "at `abc`" in card and "with the adapter `lab/lora` merged" in card
+    again = load_embedder(str(tmp_path), device="cpu")
+    assert {name: getattr(again.model_card_data, name) for name in NAMED} == NAMED | {"base_model": base}
+    assert ("base_model" in front_matter(card)) is (base == "org/base")
+    (tmp_path / "README.md").write_text(f"---\nbase_model: org/another\n---\n{card[card.index('# A') :]}")
+    data = SaHaModelCardData.of_folder(tmp_path)
+    assert (data.base_model, data.base_model_revision) == ("org/another", None)
+
+
+def test_a_note_within_a_prompt_is_not_taken_for_that_of_the_card(embedder, tmp_path):
+    embedder[0].prompt = HierarchicalPrompt(system='x\n<!-- noted: {"model_name": "Mallory"} -->')
+    embedder.model_card_data.base_model = "org/base"
+    assert "Mallory" in saved(embedder, tmp_path)
+    assert SaHaModelCardData.of_folder(tmp_path).model_name is None
+
+
+def test_what_is_said_of_the_weights_that_were_loaded_is_not_said_of_trained_ones(embedder, tmp_path):
+    for name, value in NAMED.items():
+        setattr(embedder.model_card_data, name, value)
+    embedder.save_pretrained(str(tmp_path / "model"))
+    model = load_embedder(str(tmp_path / "model"), device="cpu")
+    card = (train_on_images(model, tmp_path / "run") / "README.md").read_text()
+    assert "fine-tuned from `model`" in card
+    assert not [name for name in ("A -->", "lab/lora", "abc", "a folder") if name in card]
+
+
+def test_every_name_in_the_template_has_a_value(_saha_tiny):
+    data = SaHaModelCardData.of_folder(WEIGHTS)
+    data.register_model(_saha_tiny)
+    template = jinja2.Environment().parse(data.template_path.read_text(encoding="utf8"))
+    assert jinja2.meta.find_undeclared_variables(template) - {"card_data"} <= set(data.to_dict())
+
+
 def test_rendering_raises_what_saving_would_only_log(embedder, tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="load_embedder"):
         stock = SentenceTransformer(modules=list(embedder), device="cpu")
@@ -234,11 +338,3 @@ def test_rendering_writes_no_file_where_the_model_was_saved_last(embedder, tmp_p
     (tmp_path / "recipe.yaml").unlink()
     render_card(embedder)
     assert not (tmp_path / "recipe.yaml").exists()
-
-
-def test_what_people_stated_goes_along_to_another_folder(_saha_tiny, tmp_path):
-    stated = SaHaModelCardData.of_folder(tmp_path, **_saha_tiny.model_card_data.stated)
-    assert (stated.license, stated.language, stated.base_model) == ("apache-2.0", ["en"], "saha-tiny-base")
-    assert stated.about.startswith("The model that comes with") and stated.recipe is None
-    trained = SaHaModelCardData(tags=["generated_from_trainer"])
-    assert SaHaModelCardData.of_folder(tmp_path, **trained.stated).is_trained

@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from saha_st import SaHaModelCardData, load_embedder
-from saha_st.card import draw_mining, publishable_recipe
+from saha_st.card import draw_mining, publishable_recipe, render_card
 from saha_st.card.recipe import hub_datasets
 from saha_st.card.sidecars import Sidecars
 from saha_st.card.tables import mining_table
@@ -106,6 +106,25 @@ def test_the_figure_is_drawn_and_is_small(tmp_path):
             assert figure.format == "PNG" and figure.width <= 1000
             assert len(set(figure.convert("L").resize((100, 100)).tobytes())) > 10  # something is drawn
         assert path.stat().st_size < 100_000
+
+
+def test_the_figure_has_a_panel_of_the_owner_filter_only_where_there_was_one(tmp_path, monkeypatch):
+    figure = pytest.importorskip("matplotlib.figure")
+    drawn = []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, *args, **kwargs: drawn.append(self))
+    off = mined({"2": 1}, owners_filtered=0, settings={"owner_filter": False})
+    for mining in ({"A": off}, {"A": off, "B": mined({"2": 1}, owners_filtered=0)}):
+        draw_mining(mining, tmp_path / "mining.png")
+    assert [len(each.axes) for each in drawn] == [1, 2]
+    assert [text.get_text() for text in drawn[1].axes[1].texts] == ["off", ""]
+
+
+def test_where_no_filter_was_on_the_card_does_not_explain_it():
+    off = mined({"2": 1}, owners_filtered=0, settings={"owner_filter": False})
+    model, figure = load_embedder("saha-tiny", device="cpu"), {"mining_figure": "assets/mining.png"}
+    cards = [render_card(model, SaHaModelCardData(mining={"A": each}, **figure)) for each in (mined({"2": 1}), off)]
+    assert ["the owner filter keeps" in card for card in cards] == [True, False]
+    assert "![Clusters by size](assets/mining.png)" in cards[1]
 
 
 def test_without_matplotlib_the_card_has_the_table_only(tmp_path, monkeypatch):

@@ -144,7 +144,7 @@ def test_the_card_shows_the_table_who_measured_it_and_the_notes(tmp_path):
     copy_results(evaluated(tmp_path / "evaluation", collapsed=True), tmp_path / "model")
     card = render_card(load_embedder("saha-tiny", device="cpu"), SaHaModelCardData.of_folder(tmp_path / "model"))
     assert "| **Overall** | **no score** |" in card and "† within two standard deviations of guessing." in card
-    assert "Measured by the authors of this model with saha_st " in card and "and mteb " in card
+    assert "Measured with `saha-st evaluate` (saha_st " in card and ", mteb " in card
     assert "\n* SaHa Qwen2-VL-7B: figures of Ju & Lee, arXiv 2508.00955, not measured here.\n" in card
     assert "\n* org/m: A: every candidate" in card and "Not evaluated" not in card
     assert "- mteb\n" in card  # by which loading from the Hub knows that there are reports

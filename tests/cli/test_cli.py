@@ -47,6 +47,50 @@ def test_help_and_import_need_no_torch():
     assert "quickstart" in finished.stdout
 
 
+def test_without_a_command_the_help_is_printed(capsys):
+    assert main([]) == 2
+    assert "quickstart" in capsys.readouterr().out
+
+
+BEFORE_TORCH = """
+import os, sys
+from saha_st.cli import main
+for line in open(sys.argv[1]):
+    try:
+        status = main(line.split())
+    except SystemExit as stopped:
+        status = stopped.code
+    heavy = {"torch", "sentence_transformers", "mteb"} & set(sys.modules)
+    assert status == 2 and not heavy, (line, status, heavy)
+"""
+
+
+def test_what_can_be_known_at_once_is_refused_before_torch_is_imported(pairs, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mining").mkdir()
+    (tmp_path / "run.yaml").write_text(f"model: saha-tiny\noutput_dir: {tmp_path / 'run'}\ndata: {{path: {pairs}}}\n")
+    commands = (
+        "train --config missing.yaml",
+        "train --config mini-mmeb --model ./missing",
+        f"train --config {tmp_path / 'run.yaml'}",
+        "mine missing.parquet --model saha-tiny --output_dir mined",
+        f"mine {pairs} --model ./missing --output_dir mined",
+        f"mine {pairs} --model saha-tiny --output_dir mined --num_negatives 0",
+        f"mine {pairs} --model saha-tiny --output_dir mined --batch_size 0",
+        "encode missing.txt --model saha-tiny --output vectors.parquet",
+        "evaluate saha-tyny --benchmark mini-mmeb",
+        "evaluate saha-tiny --benchmark mini-mmeb --compare_with ./missing",
+        "evaluate saha-tiny --benchmark mini-mmeb --limit 0",
+        f"quickstart --output_dir {tmp_path}",
+        "quickstart --output_dir new --model ./missing",
+    )
+    (tmp_path / "commands.txt").write_text("\n".join(commands))
+    command = [sys.executable, "-c", BEFORE_TORCH, str(tmp_path / "commands.txt")]
+    finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr.count("error: ") == len(commands) and not (tmp_path / "mined").exists()
+
+
 @pytest.mark.parametrize("command", [command.NAME for command in COMMANDS])
 def test_every_command_explains_itself_with_defaults(command, capsys):
     with pytest.raises(SystemExit) as stopped:
@@ -134,6 +178,21 @@ def test_train_takes_any_training_argument(tiny_mllm, pairs, tmp_path, capsys):
     assert str(tmp_path / "run" / "final") in capsys.readouterr().out
     stored = json.loads((tmp_path / "run" / "run_config.json").read_text())["training"]
     assert stored == {"max_steps": 1, "per_device_train_batch_size": 6, "learning_rate": 1e-3, "use_cpu": True}
+
+
+def test_a_quiet_training_shows_no_bar_and_warns_once_for_all_datasets(tiny_mllm, pairs, tmp_path):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"model: {tiny_mllm}\noutput_dir: {tmp_path / 'run'}\nmining: {{num_negatives: 2}}\nadapter: null\n"
+        f"data: [{{path: {pairs}}}, {{path: {pairs}, name: again}}]\n"
+        "training: {max_steps: 2, logging_steps: 1, per_device_train_batch_size: 9, use_cpu: true}\n"
+    )
+    command = [sys.executable, "-m", "saha_st.cli", "train", "--config", str(config), "--quiet"]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.splitlines() == [f"Trained. Load it with SentenceTransformer('{tmp_path / 'run'}/final')."]
+    (warning,) = finished.stderr.splitlines()
+    assert "rows of pairs" in warning and "rows of again" in warning and "per_device_train_batch_size=" in warning
 
 
 def test_training_arguments_are_read_with_the_types_of_the_stock_trainer():

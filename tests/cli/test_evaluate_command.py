@@ -62,6 +62,18 @@ def test_two_models_side_by_side_and_a_quick_look(tiny_mllm, mini, tmp_path, cap
     assert len(list((out / "results").glob("*/*/experiments/limit_3/MiniMMEB_*.json"))) == 8
 
 
+def test_the_folder_of_a_run_stands_for_its_model_and_names_it(embedder, mini, tmp_path, capsys):
+    embedder.save_pretrained(str(tmp_path / "my-run" / "final"))
+    out, flags = tmp_path / "out", ("--data_dir", str(mini), "--limit", "3")
+    assert main(evaluate(tmp_path / "my-run", *flags, "--output_dir", str(out))) == 0
+    assert "| hit@1 (%) | local/my-run |" in capsys.readouterr().out
+    found = sorted(out.glob("results/*/*/experiments/limit_3/MiniMMEB_*.json"))
+    assert len(found) == 4 and {file.parents[3].name for file in found} == {"local__my-run"}
+    times = [file.stat().st_mtime_ns for file in found]
+    assert main(evaluate(tmp_path / "my-run" / "final", *flags, "--output_dir", str(out))) == 0
+    assert [file.stat().st_mtime_ns for file in found] == times
+
+
 def test_tasks_of_mteb_run_by_name(tiny_mllm, tmp_path, capsys, monkeypatch):
     from mteb.mocks import ALL_MOCK_TASK_TEST_GRID
 
@@ -85,7 +97,6 @@ def test_tasks_of_mteb_run_by_name(tiny_mllm, tmp_path, capsys, monkeypatch):
             "'saha-tyny' is no folder here.*Did you mean 'saha-tiny'",
         ),
         (["--compare_with", "./nowhere"], "mini-mmeb", "There is no model folder './nowhere'"),
-        (["--limit", "0"], "mini-mmeb", "limit must be at least 1"),
         (["--image_root", "x"], "mini-mmeb", "image_root: mini-mmeb is generated"),
         (["--data_dir", "nowhere"], "MMEB(v1)", "nowhere"),
     ],

@@ -19,7 +19,7 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("split", ["original", "diverse_instruction"])
 def test_all_training_subsets_load_without_a_problem(mini: Path, tmp_path: Path, split: str):
-    subsets = load_mmeb(mini / "MMEB-train", split=split, cache_dir=str(tmp_path))
+    subsets = load_mmeb(mini / "mini-MMEB-train", split=split, cache_dir=str(tmp_path))
     assert set(subsets) == {name for name, subset in SUBSETS.items() if subset.ind}
     modalities = set()
     for name, dataset in subsets.items():

@@ -146,7 +146,7 @@ def test_registry_has_every_meta_task_in_and_out_of_distribution():
 
 
 def test_train_side_has_mmebs_files_columns_and_images(mini):
-    side = mini / "MMEB-train"
+    side = mini / "mini-MMEB-train"
     ind = {name for name, subset in SUBSETS.items() if subset.ind}
     assert {path.name for path in side.iterdir()} == ind | {"images"}
     for name in ind:
@@ -242,7 +242,7 @@ def test_eval_queries_show_concepts_that_training_never_shows(mini):
 
 def test_training_rows_repeat_concepts_in_other_words_and_pictures(mini):
     concepts = json.loads((mini / "concepts.json").read_text())["train"]["Scenes_i2t"]["positive"]
-    rows = rows_of(mini / "MMEB-train" / "Scenes_i2t" / "original-00000-of-00001.parquet")
+    rows = rows_of(mini / "mini-MMEB-train" / "Scenes_i2t" / "original-00000-of-00001.parquet")
     repeated = [concept for concept, count in Counter(concepts).items() if count > 1]
     assert repeated
     captions = {row["pos_text"] for row, concept in zip(rows, concepts, strict=True) if concept in repeated}

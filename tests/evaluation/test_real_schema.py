@@ -102,11 +102,11 @@ def test_vidore_finds_pages_for_questions_in_every_language(saha_tiny, scenes: P
 
 
 def test_mieb_classifies_pictures(saha_tiny, scenes: Path, tmp_path: Path):
-    train = pq.read_table(scenes.parent / "MMEB-train" / "Digits" / "original-00000-of-00001.parquet").to_pylist()
+    train = pq.read_table(scenes.parent / "mini-MMEB-train" / "Digits" / "original-00000-of-00001.parquet").to_pylist()
     labels = sorted({row["pos_text"] for row in train})
     splits = {
         "train": (
-            pictures(scenes.parent / "MMEB-train", [row["qry_image_path"] for row in train]),
+            pictures(scenes.parent / "mini-MMEB-train", [row["qry_image_path"] for row in train]),
             [r["pos_text"] for r in train],
         ),
         "test": (

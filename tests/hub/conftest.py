@@ -1,13 +1,32 @@
-"""A loopback Hub in place of the real one, for this process and for its children."""
+"""A model as it is published, and a loopback Hub in place of the real one, for this process and for its children."""
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hub.loopback_hub import WRITER, LoopbackHub
+
+
+@pytest.fixture(scope="session")
+def exported(_embedder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny MLLM as it is published; never written to by a test."""
+    from saha_st.hub.export import export_model
+    from saha_st.hub.parity import write_parity
+
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_model(_embedder, folder)
+    write_parity(_embedder, folder)
+    return folder
+
+
+@pytest.fixture
+def changed(exported: Path, tmp_path: Path) -> Path:
+    """A copy of it that the test may change."""
+    return Path(shutil.copytree(exported, tmp_path / "changed"))
 
 
 @pytest.fixture

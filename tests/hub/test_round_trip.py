@@ -328,4 +328,5 @@ def test_the_authors_checkpoints_are_published_in_the_new_layout(hub, unchecked,
     assert "modules.json" in files and "adapter_config.json" not in files
     card = ModelCard(files["README.md"].decode())
     assert card.data.base_model == {"weights": "lab/weights", "adapter": "lab/base"}[name]
+    assert ("lab/adapter" in card.text) == (name == "adapter")
     assert same(load(), authors[name])

@@ -7,60 +7,13 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from huggingface_hub import HfApi, constants
 from safetensors.torch import load_file, save_file
-from vllm_server import serve
 
 from saha_st.cli import main
-from saha_st.hub import verify
-from saha_st.hub.engines import PARITY, Comparison, Fixture, Part, first_difference, read_fixtures
-from saha_st.hub.export import export_model
-from saha_st.hub.parity import write_parity
-from saha_st.modules import load_embedder
-
-
-@pytest.fixture(scope="module")
-def exported(_embedder, tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    export_model(_embedder, folder)
-    write_parity(_embedder, folder)
-    return folder
-
-
-@pytest.fixture
-def changed(exported, tmp_path) -> Path:
-    return Path(shutil.copytree(exported, tmp_path / "changed"))
-
-
-def test_the_layout_is_that_of_the_generative_base_and_of_sentence_transformers(exported, tiny_mllm):
-    ours, base = load_file(exported / "model.safetensors"), load_file(tiny_mllm / "model.safetensors")
-    assert ours.keys() == base.keys() and all(ours[name].equal(base[name]) for name in base)
-    config = json.loads((exported / "config.json").read_text())
-    assert config["architectures"] == ["Qwen2VLForConditionalGeneration"]
-    pooling = json.loads((exported / "1_Pooling" / "config.json").read_text())
-    assert pooling["pooling_mode"] == "lasttoken" and pooling["pooling_mode_lasttoken"] is True
-    types = [module["type"] for module in json.loads((exported / "modules.json").read_text())]
-    assert all(name.startswith("sentence_transformers.") for name in types)
-    assert (exported / "chat_template.jinja").exists() and (exported / "processor_config.json").exists()
-
-
-def test_an_output_layer_that_is_not_tied_is_left_out_and_the_rest_is_whole(embedder, tmp_path):
-    for config in (embedder[0].model.config, embedder[0].model.config.text_config):
-        config.tie_word_embeddings = False
-    export_model(embedder, tmp_path)
-    names = load_file(tmp_path / "model.safetensors").keys()
-    assert "lm_head.weight" not in names and "model.embed_tokens.weight" in names
-    again = load_embedder(str(tmp_path), device="cpu")
-    assert abs(again.encode_query(["a"]) - embedder.encode_query(["a"])).max() <= 1e-6
-
-
-def test_the_fixtures_cover_both_tasks_and_every_kind_of_input(exported):
-    fixtures, tolerance = read_fixtures(exported)
-    labels = {fixture.label for fixture in fixtures}
-    assert {"query: text", "document: text", "query: image + text", "document: image"} <= labels
-    assert "query: 2 images + text" in labels and tolerance == 1e-5
-    assert all(len(fixture.input_ids) == len(fixture.tokens) > 10 for fixture in fixtures)
-    distinct = {fixture.vector.round(4).tobytes() for fixture in fixtures}
-    assert len(distinct) == len(fixtures), "equal vectors would hide a mistake"
+from saha_st.hub import verification, verify
+from saha_st.hub.engines import PARITY, read_parity
 
 
 @pytest.mark.parametrize("backend", ["sentence-transformers", "transformers"])
@@ -70,37 +23,37 @@ def test_engines_that_load_the_model_agree(exported, backend):
     assert min(each.cosine for each in found.comparisons) > 1 - 1e-6
 
 
-def test_a_server_like_vllm_agrees(exported):
-    with serve(exported) as server:
-        assert verify(str(exported), backend="vllm", server=f"{server}/v1").is_equal
-
-
-def test_a_server_that_forgets_the_task_or_the_generation_prompt_is_found_out(exported):
-    with serve(exported, chat_template_kwargs={}) as server:
-        problems = verify(str(exported), backend="vllm", server=server).problems
-    assert problems and all(problem.startswith("query") and "token" in problem for problem in problems)
-    with serve(exported, add_generation_prompt=False) as server:
-        problems = verify(str(exported), backend="vllm", server=server).problems
-    assert len(problems) == 9 and "is missing" in problems[0]
-
-
-def test_the_key_of_a_server_is_sent_and_what_it_refuses_is_said(exported):
-    with serve(exported, api_key="k") as server:
-        assert verify(str(exported), backend="vllm", server=server, api_key="k").is_equal
-        with pytest.raises(OSError, match="401.*Unauthorized"):
-            verify(str(exported), backend="vllm", server=server)
-    with pytest.raises(OSError, match="vllm serve MODEL --runner pooling"):
-        verify(str(exported), backend="vllm", server="http://127.0.0.1:9")
+def change_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights[name] = -weights[name]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def test_other_weights_are_found_by_their_cosine(changed):
-    weights = load_file(changed / "model.safetensors")
-    name = "model.layers.1.mlp.down_proj.weight"
-    weights[name] = -weights[name]
-    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    change_weights(changed)
     found = verify(str(changed), device="cpu")
     assert not found.is_equal and "the cosine is" in found.problems[0]
     assert all(each.difference is None for each in found.comparisons)
+
+
+def test_the_tolerance_is_the_callers_where_given(changed):
+    """Rounded to bfloat16, the weights give cosines between 1 - 1e-2 and 1 - 1e-5."""
+    weights = load_file(changed / "model.safetensors")
+    rounded = {name: weight.to(torch.bfloat16).float() for name, weight in weights.items()}
+    save_file(rounded, changed / "model.safetensors", metadata={"format": "pt"})
+    found = verify(str(changed), device="cpu")
+    assert not found.is_equal and "1e-05 is allowed" in found.problems[0]
+    assert verify(str(changed), device="cpu", tolerance=1e-2).is_equal
+    assert main(["verify", str(changed), "--device", "cpu", "--tolerance", "1e-2"]) == 0
+    lowest = min(each.cosine for each in found.comparisons)
+    assert not verify(str(changed), device="cpu", tolerance=(1 - lowest) / 2).is_equal
+
+
+def test_a_repository_cannot_allow_itself_everything(changed):
+    file = changed / PARITY / "parity.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "tolerance": 1}))
+    assert {each.tolerance for each in verify(str(changed), device="cpu").comparisons} == {1e-2}
 
 
 def test_another_prompt_is_found_by_its_first_token(changed, capsys):
@@ -111,20 +64,28 @@ def test_another_prompt_is_found_by_its_first_token(changed, capsys):
     assert main(["verify", str(changed), "--device", "cpu"]) == 1
     printed = capsys.readouterr().out
     assert "Different: sentence-transformers" in printed and "instead of" in printed
-    assert "| document: image | equal | 1.000000 |" in printed, "documents have no suffix, so they stay the same"
+    assert "| 5. document: image | equal | 1.000000 |" in printed, "documents have no suffix, so they stay the same"
+    assert "| 1. query: text | differ | " in printed and "\n  1. query: text (sentence-transformers): token" in printed
 
 
-def test_the_command_says_equal(exported, capsys):
+def test_the_command_prints_what_it_compared_the_table_and_the_verdict(exported, capsys, caplog):
     assert main(["verify", str(exported), "--device", "cpu"]) == 0
-    assert "Equal: sentence-transformers gives the vectors" in capsys.readouterr().out
+    first, empty, *table, before, verdict = capsys.readouterr().out.splitlines()
+    assert first == f"{exported}, float32; computed by sentence-transformers" and empty == before == ""
+    assert len(table) == 11 and all(line.startswith("|") for line in table)
+    assert verdict == f"Equal: sentence-transformers gives the vectors that {exported} was published with."
+    assert f"Loading {str(exported)!r} with sentence-transformers." in caplog.text
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"backend": "tei"}, "backend must be one of sentence-transformers, transformers, vllm; got 'tei'"),
-        ({"backend": "vllm"}, "vllm serve MODEL --runner pooling"),
-        ({"server": "http://localhost"}, "server is for the backend 'vllm'"),
+        ({"backend": "vllm"}, r"vllm serve MODEL --runner pooling.*as server \(--server\)"),
+        ({"server": "http://localhost"}, r"server \(--server\) is for the backend 'vllm'"),
+        ({"revision": "v1"}, r"revision \(--revision\) goes with a repository on the Hub, and '.*' is a folder here"),
+        ({"tolerance": -1}, "tolerance must lie between 0 and 1, got -1"),
+        ({"tolerance": float("nan")}, "tolerance must lie between 0 and 1, got nan"),
     ],
 )
 def test_arguments_that_do_not_go_together_are_refused(exported, options, message):
@@ -133,7 +94,7 @@ def test_arguments_that_do_not_go_together_are_refused(exported, options, messag
 
 
 def test_a_folder_without_or_with_damaged_fixtures_is_said(tiny_mllm, changed):
-    with pytest.raises(FileNotFoundError, match="has no parity/parity.json"):
+    with pytest.raises(FileNotFoundError, match=f"^'{tiny_mllm}' has no parity/parity.json"):
         verify(str(tiny_mllm))
     with pytest.raises(ValueError, match="There is no model folder './nowhere'"):
         verify("./nowhere")
@@ -156,27 +117,82 @@ def test_nothing_to_compare_is_not_equal(changed):
         verify(str(changed))
 
 
-def test_a_vector_that_is_not_a_number_is_not_equal():
-    assert not Comparison("query: text", "x", float("nan"), None, 1e-5).is_equal
-    assert Comparison("query: text", "x", 1.0, None, 1e-5).problem is None
+@pytest.mark.parametrize("backend", ["sentence-transformers", "transformers"])
+def test_a_home_and_the_folder_of_a_run_are_found(exported, tmp_path, monkeypatch, backend):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shutil.copytree(exported, tmp_path / "run" / "final")
+    for name in ("~/run/final", "~/run", tmp_path / "run"):
+        found = verify(name, backend=backend, device="cpu")
+        assert found.is_equal and found.model == str(tmp_path / "run" / "final") and found.commit is None
 
 
-@pytest.mark.parametrize(
-    ("ids", "message"),
-    [
-        ([1, 2, 2, 3], None),
-        ([1, 2, 3], "token 2 is 3 ('c') instead of 2 ('b')"),
-        ([1, 2, 2, 9], "token 3 is 9 instead of 3 ('c')"),
-        ([1, 2, 2], "token 3 is missing: 3 ('c')"),
-        ([1, 2, 2, 3, 3], "1 tokens too many, from position 4"),
-    ],
-)
-def test_the_first_difference_is_named(ids, message):
-    fixture = Fixture("query", (Part("text", "x"),), (1, 2, 2, 3), ("a", "b", "b", "c"), None)
-    assert first_difference(fixture, ids) == message
+def upload(folder: Path, **options) -> str:
+    HfApi().create_repo("org/saha", exist_ok=True)
+    return HfApi().upload_folder(repo_id="org/saha", folder_path=folder, **options).oid
 
 
-def test_runs_of_equal_tokens_count_once_for_engines_that_do_not_unfold_images():
-    fixture = Fixture("query", (Part("text", "x"),), (1, 2, 2, 2, 3), ("a", "b", "b", "b", "c"), None)
-    assert first_difference(fixture, [1, 2, 3], folded=True) is None
-    assert first_difference(fixture, [1, 3], folded=True) == "token 1 is 3 ('c') instead of 2 ('b')"
+@pytest.mark.parametrize("backend", ["sentence-transformers", "transformers"])
+def test_vectors_and_weights_are_of_one_commit_whatever_is_pushed_in_between(
+    hub, exported, changed, monkeypatch, backend
+):
+    first = upload(exported)
+    change_weights(changed)
+
+    def read_and_push(*args, **kwargs):
+        parity = read_parity(*args, **kwargs)
+        upload(changed)
+        return parity
+
+    with monkeypatch.context() as patched:
+        patched.setattr(verification, "read_parity", read_and_push)
+        found = verify("org/saha", backend=backend, device="cpu")
+    assert found.is_equal and found.commit == first != hub.head("org/saha")
+    assert not verify("org/saha", backend=backend, device="cpu").is_equal
+
+
+@pytest.mark.parametrize("revision", ["v1", "main", "commit"])
+def test_a_revision_is_verified_and_its_commit_named(hub, exported, changed, capsys, revision):
+    first = upload(exported)
+    HfApi().create_tag("org/saha", tag="v1")
+    change_weights(changed)
+    second = upload(changed)
+    revision = first if revision == "commit" else revision
+    status = main(["verify", "org/saha", "--revision", revision, "--device", "cpu"])
+    commit = second if revision == "main" else first
+    assert status == (1 if commit == second else 0)
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"org/saha at {commit[:12]}, float32; computed by sentence-transformers\n")
+
+
+@pytest.mark.parametrize("backend", ["sentence-transformers", "transformers"])
+def test_what_is_in_the_cache_is_verified_without_a_connection(hub, exported, monkeypatch, backend):
+    commit = upload(exported)
+    assert verify("org/saha", backend=backend, device="cpu").is_equal
+    asked = len(hub.log)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    for revision in (None, "main", commit):
+        found = verify("org/saha", backend=backend, revision=revision, device="cpu")
+        assert found.is_equal and found.commit == commit
+    assert len(hub.log) == asked
+
+
+def test_a_repository_without_fixtures_or_with_damaged_ones_is_called_by_its_name(hub, tiny_mllm, changed):
+    commit = upload(tiny_mllm)
+    with pytest.raises(FileNotFoundError, match=f"^'org/saha' at {commit[:12]} has no parity/parity.json"):
+        verify("org/saha", device="cpu")
+    with pytest.raises(FileNotFoundError, match="^'org/saha' at main has no parity/parity.json"):
+        verify("org/saha", revision="main", device="cpu")
+    (changed / PARITY / "vectors.safetensors").unlink()
+    upload(changed, revision="main")
+    with pytest.raises(ValueError, match="^parity/ of 'org/saha' at [0-9a-f]{12} is damaged"):
+        verify("org/saha", device="cpu")
+
+
+def test_a_revision_or_a_repository_that_is_not_there_is_said(hub, exported):
+    upload(exported)
+    with pytest.raises(OSError, match="'org/saha'.*(?s:.*)v9"):
+        verify("org/saha", revision="v9", device="cpu")
+    with pytest.raises(OSError, match="There is no repository 'org/other' that you may read"):
+        verify("org/other", device="cpu")
+    with pytest.raises(ValueError, match="Did you mean 'saha-tiny'"):
+        verify("saha-tinny", device="cpu")

@@ -10,11 +10,12 @@ import base64
 import io
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from PIL import Image
@@ -22,10 +23,21 @@ from transformers import AutoModel, AutoProcessor
 
 
 @contextmanager
-def serve(folder: Path, *, api_key: str | None = None, **forced: object) -> Iterator[str]:
-    """Serve a model; yields the address. ``forced`` replaces keys of every request, as a wrong server would."""
+def serve(
+    folder: Path,
+    *,
+    api_key: str | None = None,
+    dtype: str = "auto",
+    answers: Mapping[str, bytes] = MappingProxyType({}),
+    **forced: object,
+) -> Iterator[str]:
+    """Serve a model; yields the address.
+
+    What a wrong server would do: ``answers`` are given instead of its own, by path; ``forced`` replaces keys of every
+    request.
+    """
     processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder).eval()
+    model = AutoModel.from_pretrained(folder, dtype=dtype).eval()
     image_token = model.config.image_token_id
 
     class Handler(BaseHTTPRequestHandler):
@@ -57,11 +69,11 @@ def serve(folder: Path, *, api_key: str | None = None, **forced: object) -> Iter
                 assert self.path == "/v1/embeddings"
                 with torch.inference_mode():
                     hidden = model(**features).last_hidden_state[0, -1]
-                vector = torch.nn.functional.normalize(hidden, dim=0).tolist()
+                vector = torch.nn.functional.normalize(hidden.float(), dim=0).tolist()
                 self.answer({"data": [{"embedding": vector}]})
 
         def answer(self, values: dict, status: int = 200) -> None:
-            data = json.dumps(values).encode()
+            data = answers.get(self.path, json.dumps(values).encode())
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from saha_st.modules import load_embedder
 from saha_st.quickstart.run import IN_BATCH, PLAIN, PROMPTED, TUNED, quickstart
 
 SEARCH_WITHOUT_US = """
@@ -45,6 +46,21 @@ def test_the_page_is_self_contained_and_shows_searches(small_run):
     assert page.count("data:image/png;base64,") > 20
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert f"{100 * result.scores[TUNED].overall:.1f}" in page
+
+
+def test_the_card_of_the_model_shows_the_numbers_of_the_page_and_whose_data_they_were(small_run):
+    result, _, folder = small_run
+    card = (result.model_dir / "README.md").read_text(encoding="utf8")
+    tuned, prompted = result.scores[TUNED], result.scores[PROMPTED]
+    assert f"| **Overall** | **{100 * tuned.overall:.1f}** | **{100 * prompted.overall:.1f}** |" in card
+    assert "### mini-mmeb (seed 0, 4 queries a task)" in card and "Not evaluated" not in card
+    assert "`mini-MMEB-train` (a local copy)" in card and "- loss:SaHaLoss" in card
+    assert len(list((result.model_dir / "results").glob("MiniMMEB_*.json"))) == len(tuned.tasks) == 14
+    (report,) = load_embedder(str(result.model_dir), device="cpu").model_card_data.reports
+    assert report["columns"][0]["name"] == "local/saha"
+    shown = {name: task["percent"] for name, task in report["columns"][0]["tasks"].items()}
+    assert shown == pytest.approx({name: 100 * score for name, score in tuned.by_task.items()})
+    assert (folder / "evaluation" / "results" / "local__saha" / report["revision"]).is_dir()
 
 
 def test_a_folder_that_is_not_empty_is_refused(small_run):

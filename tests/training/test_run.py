@@ -60,6 +60,15 @@ def test_checkpoints_name_stock_modules_only(finished):
         assert len(types) == 3 and all(name.startswith("sentence_transformers.") for name in types)
 
 
+def test_all_files_can_be_read_by_whom_the_umask_lets(finished, tmp_path):
+    _, folder = finished
+    (tmp_path / "any").touch()
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".safetensors", ".json", ".parquet", ".npy", ".pt"}
+    usual = (tmp_path / "any").stat().st_mode
+    assert usual & 0o044 and not [path for path in files if path.stat().st_mode != usual]
+
+
 def test_the_card_is_written_and_shows_no_training_data(finished):
     _, folder = finished
     for place in (folder / "final", folder / "checkpoint-2"):

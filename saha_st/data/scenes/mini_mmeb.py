@@ -1,10 +1,10 @@
 """mini-MMEB on disk, in the layout and the columns of TIGER-Lab/MMEB-train and TIGER-Lab/MMEB-eval.
 
-In ``<root>/MMEB-train``:
+In ``<root>/mini-MMEB-train``:
 
 * ``<subset>/original-00000-of-00001.parquet`` and ``<subset>/diverse_instruction-00000-of-00001.parquet``,
   columns ``qry, qry_image_path, pos_text, pos_image_path``;
-* ``images/<subset>/00000.png``: the paths in the columns are relative to ``MMEB-train``.
+* ``images/<subset>/00000.png``: the paths in the columns are relative to ``mini-MMEB-train``.
 
 In ``<root>/MMEB-eval``:
 
@@ -35,7 +35,7 @@ import pyarrow.parquet
 from saha_st.data.scenes.examples import Document, Example, Picture, all_labels, make_examples
 from saha_st.data.scenes.subsets import SUBSETS, Subset
 
-TRAIN_DIR, EVAL_DIR, EVAL_IMAGES_DIR, CONCEPTS_FILE = "MMEB-train", "MMEB-eval", "eval_images", "concepts.json"
+TRAIN_DIR, EVAL_DIR, EVAL_IMAGES_DIR, CONCEPTS_FILE = "mini-MMEB-train", "MMEB-eval", "eval_images", "concepts.json"
 
 
 def write_mini_mmeb(

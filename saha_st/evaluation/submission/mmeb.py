@@ -20,12 +20,13 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from saha_st.card.run_folders import RunFolder, find_run_of
-from saha_st.encoding import results_revision, write_whole
+from saha_st.encoding import results_revision
 from saha_st.evaluation.encoder import model_name_of, name_of_source
 from saha_st.evaluation.metrics import mean_metrics
 from saha_st.evaluation.mmeb import HIT_AT_1
 from saha_st.evaluation.rankings import Rankings, RankingsSource, rankings_file, read_rankings
 from saha_st.evaluation.specs import TaskSpec, mmeb_specs
+from saha_st.files import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -38,7 +38,8 @@ from saha_st.evaluation.run import without_bars
 from saha_st.evaluation.submission.mteb_meta import MetaFields, Statements, read_fields
 from saha_st.evaluation.submission.mteb_module import FOLDER, check_meta, import_module, render, write_module
 from saha_st.evaluation.submission.mteb_results import WholeBenchmarks, whole_benchmarks, write_results
-from saha_st.modules.loading import load_embedder, resolve_model
+from saha_st.modules.loading import load_embedder
+from saha_st.modules.sources import resolve_model
 
 _MOCK_RUN = "mteb_mock_run_results.md"
 
