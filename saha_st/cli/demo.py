@@ -10,14 +10,13 @@ same app runs as a Space, see spaces_demo/.
 from __future__ import annotations
 
 import argparse
+import errno
 import socket
+from dataclasses import fields
 
 NAME = "demo"
 HELP = "try an embedder in the browser"
 IF_INTERRUPTED = "Vectors that were encoded are kept."
-
-_SETTINGS = ("model", "gallery", "revision", "device", "image_column", "text_column", "subset", "split")
-_SETTINGS += ("max_pictures", "cache")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,11 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the app and serve it until it is interrupted."""
-    from saha_st.demo import DemoSettings, build_demo, launch_options
+    from saha_st.cli.options import require_model
+    from saha_st.demo import DemoSettings
 
-    settings = DemoSettings(**{name: getattr(args, name) for name in _SETTINGS})
+    settings = DemoSettings(**{field.name: getattr(args, field.name) for field in fields(DemoSettings)})
+    settings.require_sources()
     _require_free(args.host, args.port)
+    require_model(settings.model, settings.revision)
     print("Loading …", flush=True)
+    from saha_st.demo import build_demo, launch_options  # and torch, now that nothing is wrong with the flags
+
     demo = build_demo(settings, show_progress_bar=not args.quiet)
     _, url, public = demo.launch(
         **launch_options(),
@@ -67,10 +71,15 @@ def _require_free(host: str, port: int | None) -> None:
     if port is None:
         return
     if not 1 <= port <= 65535:
-        raise ValueError(f"--port must lie between 1 and 65535, got {port}.")
+        raise ValueError(f"--port must lie between 1 and 65535, got {port}. Leave it out for the first free one.")
     with socket.socket() as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
         except OSError as error:
-            raise OSError(f"--port {port}: {host} cannot be listened on there ({error.strerror}).") from error
+            taken = error.errno == errno.EADDRINUSE
+            reason = "is in use by another program" if taken else f"cannot be listened on ({error.strerror})"
+            raise OSError(
+                f"--port {port} of {host} {reason}. Choose another, or leave --port out for the first free one from "
+                "7860."
+            ) from error

@@ -8,13 +8,13 @@ from typing import Any, Literal
 import gradio as gr
 
 from saha_st.demo.components import TOGETHER
-from saha_st.demo.detective import MAX_MULTIPLIER, MAX_NEGATIVES, NUM_NEGATIVES, POOL_MULTIPLIER, Case
-from saha_st.demo.engine import Hit, rank
+from saha_st.demo.detective import NUM_NEGATIVES, POOL_MULTIPLIER, Case
+from saha_st.demo.engine import Hit
 from saha_st.demo.errors import UserError, shielded
-from saha_st.demo.limits import clean_count, uploaded_path
-from saha_st.demo.show import Show
+from saha_st.demo.limits import uploaded_path
+from saha_st.demo.show import PICTURES, TEXTS, Show
 
-SNIPPET = """\
+_SNIPPET = """\
 from gradio_client import Client, handle_file
 
 client = Client("https://…")  # the address of this page
@@ -22,6 +22,16 @@ client.predict(text="three red circles", image=None, find="pictures", count=5, a
 client.predict(text="", image=handle_file("photo.png"), find="texts", count=5, api_name="/search")
 client.predict(text="three red circles", image=None, count=5, api_name="/hat")
 client.predict(anchor=0, num_negatives=4, pool_multiplier=2, api_name="/detective")"""
+
+
+def snippet(show: Show) -> str:
+    """Example calls in Python: those that this gallery can answer."""
+    lines = _SNIPPET.splitlines()
+    if not show.engine.gallery.texts:
+        lines = [line for line in lines if '"texts"' not in line]
+    if show.detective.obstacle:
+        lines = [line for line in lines if "/detective" not in line]
+    return "\n".join(lines)
 
 
 def add_endpoints(show: Show) -> None:
@@ -48,18 +58,16 @@ def add_endpoints(show: Show) -> None:
         Args:
             text: What to look for; always text, also if it reads like an address or a file name. May be empty.
             image: A picture to look for: handle_file("picture.png") of gradio_client. PNG, JPEG, WebP or GIF.
-            find: What to find.
+            find: What to find; "texts" only in a gallery with captions.
             count: How many results, 1 to 24.
 
         Returns:
             Best first: rank, score (cosine), picture (its name) with caption, or text, and index in the gallery.
         """
-        query, count = show.query(text, uploaded_path(image)), clean_count(count)
         if find not in ("pictures", "texts"):
             raise UserError("find must be 'pictures' or 'texts'.")
-        vector = show.engine.embed(query)
-        documents = show.engine.texts() if find == "texts" else show.engine.pictures()
-        return found(rank(vector, documents, count), find == "texts")
+        texts = find == "texts"
+        return found(show.hits(text, uploaded_path(image), TEXTS if texts else PICTURES, count), texts)
 
     def hat(text: str = "", image: dict[str, Any] | None = None, count: int = 6) -> list[dict[str, Any]]:
         """Search with no prompt, the system level alone, and both levels.
@@ -73,7 +81,6 @@ def add_endpoints(show: Show) -> None:
             For each level: its name, the prompt as the model reads it, the modality gap, the spread of the
             clouds, the share of texts that rank a right picture first, and the results.
         """
-        panels = show.hat.compare(show.query(text, uploaded_path(image)), clean_count(count))
         return [
             {
                 "level": panel.level.value,
@@ -83,13 +90,13 @@ def add_endpoints(show: Show) -> None:
                 "right_picture_first": panel.first,
                 "results": found(panel.hits),
             }
-            for panel in panels
+            for panel in show.panels(text, uploaded_path(image), count)
         ]
 
     def detective(
         anchor: int = 0, num_negatives: int = NUM_NEGATIVES, pool_multiplier: int = POOL_MULTIPLIER
     ) -> dict[str, Any]:
-        """Explain what SaHa mining does with one pair of the gallery.
+        """Explain what SaHa mining does with one pair of the gallery, which needs captions.
 
         Args:
             anchor: Number of the pair, from 0.
@@ -100,12 +107,7 @@ def add_endpoints(show: Show) -> None:
             The pair whose visit is told, the phase, every candidate with rank, score, owner, owner similarity and
             fate, the pairs of the cluster, and its similarity matrix.
         """
-        case = show.detective.investigate(
-            clean_count(anchor, smallest=0, largest=10**6, what="the anchor"),
-            num_negatives=clean_count(num_negatives, largest=MAX_NEGATIVES, what="mates"),
-            pool_multiplier=clean_count(pool_multiplier, largest=MAX_MULTIPLIER, what="the pool"),
-        )
-        return _as_json(case)
+        return _as_json(show.case(anchor, num_negatives, pool_multiplier))
 
     for function in (search, hat, detective):
         gr.api(shielded(function), api_name=function.__name__, concurrency_id=TOGETHER)

@@ -12,14 +12,14 @@ from gradio.utils import get_upload_folder
 from starlette.middleware import Middleware
 
 from saha_st.demo import gpu
-from saha_st.demo.api import SNIPPET, add_endpoints
+from saha_st.demo.api import add_endpoints, snippet
 from saha_st.demo.components import html
 from saha_st.demo.engine import Engine
 from saha_st.demo.examples import hat_examples, search_examples
 from saha_st.demo.gallery import open_gallery
 from saha_st.demo.guard import Guard
 from saha_st.demo.limits import MAX_FILE_BYTES
-from saha_st.demo.settings import DemoSettings
+from saha_st.demo.settings import DemoSettings, public_name
 from saha_st.demo.show import PICTURES, Show
 from saha_st.demo.tab_detective import detective_tab
 from saha_st.demo.tab_hat import COUNT as HAT_COUNT
@@ -27,7 +27,8 @@ from saha_st.demo.tab_hat import hat_tab
 from saha_st.demo.tab_search import COUNT, search_tab
 from saha_st.demo.theme import css, javascript, theme
 from saha_st.demo.views import notice
-from saha_st.modules.loading import EMBEDDED_MODELS, load_embedder
+from saha_st.modules import load_embedder
+from saha_st.modules.sources import EMBEDDED_MODELS
 
 TITLE = "SaHa: one embedder for pictures and text"
 _WORLD_TOKENS = (4, 16)  # the embedded models know pictures of 64 pixels, which are 16 tokens
@@ -57,10 +58,11 @@ def build_demo(settings: DemoSettings | None = None, *, show_progress_bar: bool 
         show_progress_bar: Show bars while the gallery is encoded.
 
     Raises:
-        ValueError: A gallery without pictures, or settings that do not fit it.
-        OSError: A model that cannot be loaded.
+        ValueError: There is no such model or gallery, or fewer than two pictures, or settings that do not fit them.
+        OSError: A model or gallery that cannot be loaded.
     """
     settings = DemoSettings.from_environment() if settings is None else settings
+    settings.require_sources()
     gallery = open_gallery(settings)
     model = load_embedder(
         settings.model,
@@ -71,7 +73,7 @@ def build_demo(settings: DemoSettings | None = None, *, show_progress_bar: bool 
     engine = Engine(
         model,
         gallery,
-        name=settings.model,
+        name=public_name(settings.model),
         cache_folder=settings.cache_folder,
         show_progress_bar=show_progress_bar,
     )
@@ -101,7 +103,7 @@ def lay_out(engine: Engine, example_folder: str) -> gr.Blocks:
             with gr.Tab("The detective", id="detective"):
                 detective_tab(show, first["anchor"], first["detective"])
         with gr.Accordion("Use the API", open=False):
-            html(_API.format(snippet=escape(SNIPPET)))
+            html(_API.format(snippet=escape(snippet(show))))
     return demo.queue(api_open=False, max_size=32, default_concurrency_limit=4)
 
 
@@ -109,7 +111,7 @@ def _first_views(show: Show, text: str, texts: list[str]) -> dict[str, Any]:
     """What stands in the tabs when the page opens. On a ZeroGPU nothing can be encoded before a visitor asks."""
     if gpu.ON_ZERO_GPU:
         hint = notice("Ask something, or click an example.")
-        return {"search": hint, "hat": hint, "anchor": 0, "detective": hint}
+        return {"search": hint, "hat": hint, "anchor": 0, "detective": notice("Choose another anchor.")}
     show.engine.pictures(), show.engine.texts()
     views: dict[str, Any] = {"anchor": 0, "search": notice("Type a text or add a picture to search with.")}
     views |= {"hat": notice("Type a text or add a picture to compare with."), "detective": ""}
@@ -117,7 +119,7 @@ def _first_views(show: Show, text: str, texts: list[str]) -> dict[str, Any]:
         views["search"] = show.search(text, None, PICTURES, COUNT, None)
     if texts:
         views["hat"] = show.compare(texts[0], None, HAT_COUNT)
-    if show.detective.has_pairs:
+    if not show.detective.obstacle:
         views["anchor"] = show.detective.most_telling()
         views["detective"] = show.views.case(show.detective.investigate(views["anchor"]))
     return views

@@ -8,12 +8,19 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ListFiles
 
-from saha_st.demo.limits import FORMATS
+from saha_st.demo.limits import FORMATS, MAX_TEXT
 
 TOGETHER = "visitors"
 """The concurrency of all events: what one visitor does in many of them would else add up."""
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "concurrency_id": TOGETHER}
 """Options of every event of the page: programs have endpoints of their own, see `api`."""
+
+
+def query_text(value: str) -> gr.Textbox:
+    """The text of a query."""
+    return gr.Textbox(
+        value, label="Text", placeholder="What are you looking for?", max_length=MAX_TEXT, lines=1, max_lines=4
+    )
 
 
 def picture_upload() -> gr.Image:

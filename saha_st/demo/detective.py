@@ -12,6 +12,7 @@ from saha_st.demo.engine import Engine
 from saha_st.demo.errors import UserError
 from saha_st.demo.gallery import Gallery
 from saha_st.mining.clusters import pool_size
+from saha_st.mining.neighbours import top_k
 from saha_st.mining.tracing import Candidate, Fate, Tracer
 
 NUM_NEGATIVES, POOL_MULTIPLIER = 4, 2
@@ -78,22 +79,34 @@ class Detective:
         return self._engine.gallery
 
     @property
-    def has_pairs(self) -> bool:
-        """Whether there is anything to mine: more pairs than a cluster holds."""
-        return len({picture for _, picture in self.gallery.pairs}) > NUM_NEGATIVES
+    def obstacle(self) -> str:
+        """Why nothing can be mined, for people; empty if it can be."""
+        pictures = self._pictures_with_texts()
+        if not pictures:
+            return "This gallery has no captions, so there is nothing to investigate."
+        if pictures <= NUM_NEGATIVES:
+            return f"Too few pictures of this gallery have captions: {pictures}. Mining needs {NUM_NEGATIVES + 1}."
+        return ""
 
     def investigate(
         self, row: int, *, num_negatives: int = NUM_NEGATIVES, pool_multiplier: int = POOL_MULTIPLIER
     ) -> Case:
         """Tell what the rule did at the visit of a pair.
 
+        Args:
+            row: The pair, from 0.
+            num_negatives: Mates of a full cluster, K.
+            pool_multiplier: m; the 2 K m nearest pictures are looked at.
+
         Raises:
             UserError: There is no such pair, or there are too few for such clusters.
         """
+        if self.obstacle:
+            raise UserError(self.obstacle)
         pairs = self.gallery.pairs
         if not 0 <= row < len(pairs):
             raise UserError(f"There is no anchor {row}; this gallery has {len(pairs)}, numbered from 0.")
-        if num_negatives > (pictures := len({picture for _, picture in pairs})) - 1:
+        if num_negatives > (pictures := self._pictures_with_texts()) - 1:
             raise UserError(f"{num_negatives} mates are too many for {pictures} pictures. Choose fewer.")
         tracer = self._tracer(num_negatives, pool_multiplier)
         number = int(tracer.cluster_of[row])
@@ -114,19 +127,18 @@ class Detective:
     def _mine(self, num_negatives: int, pool_multiplier: int) -> Tracer:
         text, picture = np.array(self.gallery.pairs).T
         anchors, documents = self._engine.texts(task="query")[text], self._engine.pictures()
-        scores = anchors @ documents.T
-        # as deep as `build_clusters` searches, or all there are
-        depth = min(2 * pool_size(num_negatives, pool_multiplier), len(documents))
-        neighbours = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+        depth = 2 * pool_size(num_negatives, pool_multiplier)  # as `build_clusters`
         return Tracer(
-            neighbours,
-            np.take_along_axis(scores, neighbours, axis=1),
+            *top_k(anchors, documents, depth, device="cpu"),
             anchors,
             picture,
             num_negatives=num_negatives,
             pool_multiplier=pool_multiplier,
             anchor_key=text,
         )
+
+    def _pictures_with_texts(self) -> int:
+        return len({picture for _, picture in self.gallery.pairs})
 
     def _similarities(self, cluster: list[int]) -> np.ndarray:
         text, picture = np.array([self.gallery.pairs[row] for row in cluster]).T

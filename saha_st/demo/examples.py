@@ -29,4 +29,4 @@ def search_examples(gallery: Gallery, folder: Path) -> list[Example]:
 
 def hat_examples(gallery: Gallery, count: int = 3) -> list[str]:
     """A few texts of the gallery, short ones first."""
-    return sorted(gallery.texts, key=lambda text: (len(text) > 40, gallery.texts.index(text)))[:count]
+    return sorted(gallery.texts, key=lambda text: len(text) > 40)[:count]

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from saha_st.data.scenes import Scene, draw, language, sample_scene
 from saha_st.data.scenes.changes import alter
-from saha_st.demo.settings import SCENES, DemoSettings
+from saha_st.demo.settings import SCENES, DemoSettings, public_name
 from saha_st.modules.inputs import open_image
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+logger = logging.getLogger(__name__)
+
+Row = tuple[str, Image.Image, str]
+"""A name, a picture, and its caption."""
 
 MAX_SIDE = 448
 """Longest side of a picture in memory, in pixels: what the paper trains on."""
@@ -54,9 +63,11 @@ class Gallery:
 def open_gallery(settings: DemoSettings) -> Gallery:
     """Open the gallery that the settings name.
 
+    A picture that cannot be read is left out, with a warning.
+
     Raises:
-        ValueError: No pictures, or columns that are not there.
-        FileNotFoundError: A folder, file or picture is missing.
+        ValueError: Fewer than two pictures, or columns that are not there.
+        OSError: The folder, file or dataset is missing.
     """
     if settings.gallery == SCENES:
         return scenes_gallery()
@@ -65,32 +76,51 @@ def open_gallery(settings: DemoSettings) -> Gallery:
     columns = {"image": settings.image_column, "text": settings.text_column}
     if settings.text_column and not settings.image_column:
         columns["image"] = "image"  # where any column is named, `load_inputs` takes what is named, and no more
-    inputs = load_inputs(settings.gallery, **columns, subset=settings.subset, split=settings.split)
-    rows = inputs.select(range(min(len(inputs), settings.max_pictures)))
-    return gallery_of_rows(settings.gallery, [(row["id"], row["input"]) for row in rows])
+    try:
+        inputs = load_inputs(settings.gallery, **columns, subset=settings.subset, split=settings.split)
+    except OSError as error:
+        reason = str(error).removeprefix("source: ")
+        raise OSError(f"--gallery {settings.gallery!r} cannot be opened: {reason}") from error
+    rows = _readable(inputs.select(range(min(len(inputs), settings.max_pictures))))
+    return gallery_of_rows(public_name(settings.gallery), rows)
 
 
-def gallery_of_rows(title: str, rows: Sequence[tuple[str, Any]]) -> Gallery:
-    """A gallery of inputs: pictures, or structs of a picture and its caption.
+def gallery_of_rows(title: str, rows: Sequence[Row]) -> Gallery:
+    """A gallery of pictures with captions.
 
     Args:
         title: What to call it.
-        rows: An id and an input each, as `load_inputs` reads them.
+        rows: A name, a picture and its caption each; an empty caption is none.
 
     Raises:
         ValueError: There are fewer than two pictures.
     """
-    cells = [(name, cell if isinstance(cell, Mapping) else {"image": cell}) for name, cell in rows]
-    shown = [
-        (name, cell) for name, cell in cells if cell.get("image") is not None and not isinstance(cell["image"], str)
-    ]
-    if len(shown) < 2:
-        raise ValueError(f"The gallery {title!r} has {len(shown)} pictures; a search needs at least two to rank.")
-    captions = [str(cell.get("text") or "").strip() for _, cell in shown]
+    if len(rows) < 2:
+        raise ValueError(
+            f"Pictures that can be read in the gallery {title!r}: {len(rows)}. A search needs two to rank."
+        )
+    names, pictures, captions = zip(*rows, strict=True)
     texts = list(dict.fromkeys(filter(None, captions)))
     number = {text: index for index, text in enumerate(texts)}
     pairs = [(number[caption], picture) for picture, caption in enumerate(captions) if caption]
-    return Gallery(title, [bounded(cell["image"]) for _, cell in shown], [name for name, _ in shown], texts, pairs)
+    return Gallery(title, pictures, names, texts, pairs)
+
+
+def _readable(inputs: Dataset) -> list[Row]:
+    """The inputs with a picture that can be read, made small at once: many large ones would fill the memory."""
+    rows, broken = [], []
+    for index, name in enumerate(inputs["id"]):
+        try:
+            cell = inputs[index]["input"]  # decodes it
+            cell = cell if isinstance(cell, Mapping) else {"image": cell}
+            if cell.get("image") is not None and not isinstance(cell["image"], str):
+                rows.append((name, bounded(cell["image"]), str(cell.get("text") or "").strip()))
+        except Exception:  # decoders of broken files raise nearly anything: SyntaxError, struct.error, …
+            broken.append(name)
+    if broken:
+        few = ", ".join(broken[:3]) + (", …" if len(broken) > 3 else "")
+        logger.warning("Left out %d of %d pictures, which cannot be read: %s", len(broken), len(inputs), few)
+    return rows
 
 
 def bounded(picture: Any) -> Image.Image:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ MAX_RESULTS = 24
 FORMATS = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp", "GIF": ".gif"}
 """Formats that are decoded, with the usual ending of each; of moving pictures the first frame."""
 
-_DECODING = threading.Lock()  # the largest pictures take 320 MB while they are made small: one at a time
+_MOST_BYTES_OF_A_PICTURE = 256 * 2**20  # more than 4 * MAX_PIXELS, and a multiple of a page
 _KINDS = "PNG, JPEG, WebP or GIF"
 _TOO_MANY_PIXELS = f"The picture has too many pixels; at most {MAX_PIXELS // 1_000_000} million are read. Shrink it."
 
@@ -47,7 +47,7 @@ def clean_text(text: Any) -> str:
     return "".join(character for character in text if character.isprintable() or character.isspace()).strip()
 
 
-def clean_count(count: Any, *, largest: int = MAX_RESULTS, smallest: int = 1, what: str = "results") -> int:
+def clean_count(count: Any, *, largest: int = MAX_RESULTS, smallest: int = 1, what: str = "number of results") -> int:
     """A whole number within its bounds.
 
     Raises:
@@ -55,9 +55,9 @@ def clean_count(count: Any, *, largest: int = MAX_RESULTS, smallest: int = 1, wh
     """
     is_whole = isinstance(count, float) and count.is_integer() or type(count) is int
     if not is_whole:
-        raise UserError(f"The number of {what} must be a whole number.")
+        raise UserError(f"The {what} must be a whole number.")
     if not smallest <= count <= largest:
-        raise UserError(f"The number of {what} must lie between {smallest} and {largest}.")
+        raise UserError(f"The {what} must lie between {smallest} and {largest}.")
     return int(count)
 
 
@@ -77,12 +77,7 @@ def read_picture(upload: str | os.PathLike[str] | None, folder: str | os.PathLik
     if path.stat().st_size > MAX_FILE_BYTES:
         raise UserError(f"The file is larger than {MAX_FILE_BYTES // 2**20} MB. Upload a smaller picture.")
     try:
-        with _DECODING, Image.open(path, formats=list(FORMATS)) as image:  # reads the header, and decodes nothing yet
-            _check_size(*image.size)
-            image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # JPEG: decode a large picture small
-            image.load()
-            image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)  # first: what follows copies it
-            return _on_white(ImageOps.exif_transpose(image))
+        return _DECODER.submit(_decode, path).result()
     except UserError:
         raise
     except Image.DecompressionBombError:  # Pillow itself looks at the header, too
@@ -143,6 +138,30 @@ def _inside(upload: Any, folder: str | os.PathLike[str]) -> Path:
     if not inside:
         raise UserError("The picture was not uploaded here. Upload a file; addresses and paths are not opened.")
     return path
+
+
+def _keep_no_memory() -> None:
+    """Let a picture be one block of memory, which the system gets back whole.
+
+    Pillow's blocks of 16 MB, once freed, would be kept by malloc for the thread that asked for them.
+    """
+    Image.core.set_block_size(_MOST_BYTES_OF_A_PICTURE)
+
+
+_DECODER = ThreadPoolExecutor(1, "decoder", initializer=_keep_no_memory)
+"""The one thread that decodes: the largest pictures take 320 MB while they are made small, so one at a time, and what
+malloc keeps of smaller ones it keeps for each thread."""
+
+
+def _decode(path: Path) -> Image.Image:
+    with Image.open(path, formats=list(FORMATS)) as image:  # reads the header, and decodes nothing yet
+        _check_size(*image.size)
+        image.draft("RGB", (2 * MAX_SIDE, 2 * MAX_SIDE))  # JPEG: decode a large picture small
+        image.load()
+        if image.mode in ("1", "P"):  # of which a small copy is made by leaving pixels out
+            image = image.convert("RGBA" if image.has_transparency_data else "RGB")
+        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)  # first: what follows copies it
+        return _on_white(ImageOps.exif_transpose(image))
 
 
 def _check_size(width: int, height: int) -> None:

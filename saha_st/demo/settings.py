@@ -7,11 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from saha_st.modules.sources import EMBEDDED_MODELS, folder_name
+
 PREFIX = "SAHA_DEMO_"
 """A field `model` is the environment variable SAHA_DEMO_MODEL."""
 
 SCENES = "scenes"
 """The name of the generated gallery."""
+
+
+def public_name(source: str) -> str:
+    """What visitors read of a model or gallery: its name on the Hub, or of a path the last part."""
+    path = Path(source).expanduser()
+    return folder_name(path) if path.exists() else source
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,19 @@ class DemoSettings:
         if unknown := sorted(set(given) - set(names)):
             raise ValueError(f"There is no setting {unknown[0]}; the settings are {', '.join(names)}.")
         return cls(**{names[name]: value for name, value in given.items()})
+
+    def require_sources(self) -> None:
+        """See that model and gallery are built in, lie here, or can be on the Hub; nothing is loaded.
+
+        Raises:
+            ValueError: One is none of these.
+        """
+        for field, name, built_in in (("model", self.model, EMBEDDED_MODELS), ("gallery", self.gallery, (SCENES,))):
+            if name not in built_in and "/" not in name and not Path(name).expanduser().exists():
+                raise ValueError(
+                    f"--{field} (or {PREFIX}{field.upper()}): there is no {name!r} here. Give a folder, a Hub id like "
+                    f"'org/name', or what is built in: {' or '.join(built_in)}."
+                )
 
     @property
     def cache_folder(self) -> Path:

@@ -26,8 +26,8 @@ def detective_tab(show: Show, chosen: int, first: str) -> None:
     """
     gallery = show.engine.gallery
     html(f'<p class="saha-intro">{INTRO}</p>')
-    if not show.detective.has_pairs:
-        html(notice("This gallery has too few pictures with texts to mine. Choose one with a column of captions."))
+    if show.detective.obstacle:
+        html(notice(show.detective.obstacle))
         return
     with gr.Row(equal_height=False):
         with gr.Column(scale=3, min_width=300):

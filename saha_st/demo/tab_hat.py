@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from saha_st.demo.components import PRIVATE, html, picture_upload, small_button
+from saha_st.demo.components import PRIVATE, html, picture_upload, query_text, small_button
 from saha_st.demo.errors import shielded
-from saha_st.demo.limits import MAX_TEXT
 from saha_st.demo.show import Show
 
 INTRO = (
@@ -33,14 +32,7 @@ def hat_tab(show: Show, examples: Sequence[str], first: str) -> None:
         with gr.Column(scale=2, min_width=260):
             picture = picture_upload()
         with gr.Column(scale=3, min_width=300):
-            text = gr.Textbox(
-                examples[0] if examples else "",
-                label="Text",
-                placeholder="What are you looking for?",
-                max_length=MAX_TEXT,
-                lines=1,
-                max_lines=4,
-            )
+            text = query_text(examples[0] if examples else "")
             with gr.Row(elem_classes="saha-examples"):
                 buttons = [small_button(example) for example in examples]
             count = gr.Slider(3, 12, value=COUNT, step=3, label="Number of results")

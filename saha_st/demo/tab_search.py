@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from saha_st.demo.components import PRIVATE, html, picture_upload, pictures_upload, small_button
+from saha_st.demo.components import PRIVATE, html, picture_upload, pictures_upload, query_text, small_button
 from saha_st.demo.errors import shielded
-from saha_st.demo.limits import MAX_FILE_BYTES, MAX_PICTURES, MAX_RESULTS, MAX_TEXT
+from saha_st.demo.limits import MAX_FILE_BYTES, MAX_PICTURES, MAX_RESULTS
 from saha_st.demo.show import OWN, PICTURES, TEXTS, Show
 
 INTRO = (
@@ -48,16 +48,10 @@ def search_tab(show: Show, examples: Sequence[Example], first: str) -> None:
     own = gr.State(None, time_to_live=3600)
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            text = gr.Textbox(
-                examples[0].text,
-                label="Text",
-                placeholder="What are you looking for?",
-                max_length=MAX_TEXT,
-                lines=1,
-                max_lines=4,
-            )
+            text = query_text(examples[0].text)
             picture = picture_upload()
-            find = gr.Radio([PICTURES, TEXTS, OWN], value=PICTURES, label="Find")
+            choices = [PICTURES, TEXTS, OWN] if show.engine.gallery.texts else [PICTURES, OWN]
+            find = gr.Radio(choices, value=PICTURES, label="Find")
             count = gr.Slider(1, MAX_RESULTS, value=COUNT, step=1, label="Number of results")
             button = gr.Button("Search", variant="primary")
             with gr.Accordion("Search in your own pictures", open=False):

@@ -16,7 +16,7 @@ from saha_st.card.sidecars import MINING_FILE, RECIPE_FILE, REPORTS_DIR
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.modules.bare_adapter import base_of, find_bare_adapter, put_adapter
 from saha_st.modules.image_tokens import set_image_tokens
-from saha_st.modules.sources import EMBEDDED_MODELS, folder_name, not_loadable, resolve_model  # noqa: F401
+from saha_st.modules.sources import folder_name, not_loadable, resolve_model
 from saha_st.modules.transformer import HierarchicalPromptTransformer
 from saha_st.modules.weight_names import load_renamed
 from saha_st.prompts import HierarchicalPrompt

@@ -41,6 +41,7 @@ def served(folder: Path) -> Iterator[Server]:
         "SAHA_DEMO_CACHE": str(folder / "vectors"),
         "TMPDIR": str(folder / "tmp"),
         "HF_TOKEN": SECRET,
+        "MALLOC_ARENA_MAX": "64",  # as on a machine of eight cores: every thread may keep what it frees
     }
     with (folder / "log.txt").open("w") as log:
         command = [sys.executable, str(REPOSITORY / "spaces_demo" / "app.py")]

@@ -7,6 +7,7 @@ import logging
 import socket
 import urllib.error
 import urllib.request
+from dataclasses import fields
 from pathlib import Path
 
 import gradio
@@ -18,6 +19,8 @@ from gradio_client.exceptions import AppError
 from saha_st.cli import build_parser, main
 from saha_st.demo.app import launch_options, lay_out
 from saha_st.demo.errors import SOMETHING_WENT_WRONG
+from saha_st.demo.gallery import open_gallery
+from saha_st.demo.settings import DemoSettings
 
 SPACE = Path(__file__).parents[2] / "spaces_demo"
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
@@ -170,10 +173,6 @@ def test_the_space_requires_what_the_package_does_and_pins_neither_torch_nor_gra
 
 
 def test_every_setting_is_a_flag_and_documented():
-    from dataclasses import fields
-
-    from saha_st.demo.settings import DemoSettings
-
     args = build_parser().parse_args(["demo"])
     readme = (SPACE / "README.md").read_text(encoding="utf8")
     for field in fields(DemoSettings):
@@ -190,11 +189,46 @@ def test_without_gradio_the_command_says_what_to_install(monkeypatch, capsys):
     assert 'pip install "saha-st[demo]"' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["model", "gallery"])
+def test_a_bare_name_that_is_nothing_here_is_refused_before_anything_is_imported(flag, capsys, monkeypatch):
+    monkeypatch.setattr("saha_st.demo.__getattr__", lambda name: {"DemoSettings": DemoSettings}[name], raising=True)
+    assert main(["demo", f"--{flag}", "nowhere"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"--{flag} (or SAHA_DEMO_{flag.upper()}): there is no 'nowhere' here" in error
+    assert "'org/name'" in error and ("saha-tiny" if flag == "model" else "scenes") in error
+
+
+def test_a_gallery_that_the_hub_does_not_have_is_named_by_its_flag(monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("source: there is no file or folder 'org/nowhere' here")
+
+    monkeypatch.setattr("saha_st.data.inputs.load_inputs", unreachable)
+    with pytest.raises(OSError, match="^--gallery 'org/nowhere' cannot be opened: there is no file"):
+        open_gallery(DemoSettings(gallery="org/nowhere"))
+
+
 def test_a_port_that_is_taken_is_said_before_the_model_is_loaded(capsys):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert main(["demo", "--port", str(port), "--model", "nowhere"]) == 2
-        assert main(["demo", "--port", "99999"]) == 2
-    assert f"--port {port}: 127.0.0.1 cannot be listened on there" in capsys.readouterr().err
+        assert main(["demo", "--port", str(port), "--model", "org/nowhere"]) == 2
+    error = capsys.readouterr().err
+    assert f"--port {port} of 127.0.0.1 is in use by another program. Choose another, or leave --port out" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--port", "99999"], "between 1 and 65535, got 99999. Leave it out for the first free one"),
+        (["--port", "0"], "between 1 and 65535, got 0. Leave it out"),
+        (
+            ["--port", "7999", "--host", "203.0.113.1"],
+            "7999 of 203.0.113.1 cannot be listened on (Cannot assign",
+        ),
+    ],
+)
+def test_a_place_where_nothing_can_listen_is_explained(flags, message, capsys):
+    assert main(["demo", *flags]) == 2
+    assert message in capsys.readouterr().err

@@ -34,7 +34,8 @@ from hostile_files import (  # noqa: E402
 pytestmark = pytest.mark.slow
 HARMLESS = "three red circles"
 NOT_A_PICTURE, BROKEN = "not a picture that can be read here", "broken or incomplete"
-MEMORY_GROWTH = 500 * 2**20
+MEMORY_GROWTH = 400 * 2**20  # 130 to 180 MB are kept: what forwards of the longest inputs left, for each thread
+DECODING = 600 * 2**20  # less than two of the largest pictures at once
 
 
 @pytest.fixture(scope="module")
@@ -344,7 +345,7 @@ def test_pictures_of_the_largest_size_are_not_decoded_all_at_once(server, visito
         hats = [crowd.submit(Visitor(server).call, "hat", "", file, 3) for _ in range(6)]
         searches = [crowd.submit(Visitor(server).call, "search", "", file, "pictures", 3) for _ in range(6)]
     assert all(len(answer.result()) == 3 for answer in hats + searches)
-    assert server.memory(peak=True) - before < 2 * MEMORY_GROWTH
+    assert server.memory(peak=True) - before < DECODING
 
 
 def test_nothing_skips_the_queue(visitor):

@@ -264,7 +264,10 @@ def test_the_detective_follows_an_anchor(page):
     assert "mate" in fates and "false negative" in fates
     members = case.locator("ol.saha-cards > li")
     assert members.count() >= 2
-    assert case.locator(".saha-matrix tbody td").count() == members.count() ** 2
+    cells = case.locator(".saha-matrix tbody td")
+    assert cells.count() == members.count() ** 2
+    displays = cells.evaluate_all("cells => [...new Set(cells.map(cell => getComputedStyle(cell).display))]")
+    assert displays == ["table-cell"], "each below the picture that it is about"
 
 
 @pytest.mark.parametrize("tab", TABS)

@@ -4,7 +4,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from saha_st.demo.gallery import MAX_SIDE, gallery_of_rows, open_gallery, scenes_gallery
-from saha_st.demo.settings import DemoSettings
+from saha_st.demo.settings import DemoSettings, public_name
 
 
 def test_the_generated_gallery_is_the_same_every_time_and_holds_false_negatives():
@@ -21,7 +21,7 @@ def test_the_generated_gallery_is_the_same_every_time_and_holds_false_negatives(
 def test_same_concept_is_known_for_scenes_and_unknown_for_other_pictures(gallery):
     same = [other for other in range(40) if gallery.same_concept(0, other)]
     assert 0 in same and len(same) < 40
-    plain = gallery_of_rows("x", [("a", Image.new("RGB", (8, 8))), ("b", Image.new("RGB", (8, 8), "red"))])
+    plain = gallery_of_rows("x", [("a", Image.new("RGB", (8, 8)), ""), ("b", Image.new("RGB", (8, 8), "red"), "")])
     assert plain.same_concept(0, 1) is None
     assert plain.is_answer(0, 0) and not plain.is_answer(0, 1)
 
@@ -38,6 +38,31 @@ def test_a_folder_of_pictures_is_a_gallery_without_texts(folder):
     assert list(gallery.names) == ["a.png", "b.jpg", "c.png"]
     assert gallery.pictures[0].size == (MAX_SIDE, 149)
     assert (gallery.texts, gallery.pairs) == ([], [])
+
+
+def test_visitors_read_the_name_of_a_folder_and_not_where_it_is(folder):
+    (folder / "photos").mkdir()
+    for name in ("a.png", "c.png"):
+        (folder / name).rename(folder / "photos" / name)
+    assert open_gallery(DemoSettings(gallery=str(folder / "photos"))).title == "photos"
+    assert public_name("org/photos") == "org/photos"
+
+
+def test_pictures_that_cannot_be_read_are_left_out_and_named(folder, caplog):
+    whole = (folder / "a.png").read_bytes()
+    for name, content in (("0.png", b""), ("1.jpg", b"no picture"), ("2.png", whole[:-100]), ("b2.gif", b"GIF89a")):
+        (folder / name).write_bytes(content)
+    Image.new("RGB", (2000, 2)).save(folder / "long.png")
+    assert list(open_gallery(DemoSettings(gallery=str(folder))).names) == ["a.png", "b.jpg", "c.png"]
+    assert caplog.messages == ["Left out 5 of 8 pictures, which cannot be read: 0.png, 1.jpg, 2.png, …"]
+
+
+def test_a_folder_in_which_no_picture_can_be_read_is_refused(folder, caplog):
+    for file in folder.iterdir():
+        file.write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="can be read in the gallery .*: 0. A search needs two"):
+        open_gallery(DemoSettings(gallery=str(folder)))
+    assert "Left out 3 of 3 pictures" in caplog.text
 
 
 def test_max_pictures_takes_the_first(folder):
@@ -60,9 +85,10 @@ def test_columns_may_have_other_names(folder):
     assert list(open_gallery(settings).texts) == ["sea", "sky"]
 
 
-def test_a_gallery_needs_two_pictures():
-    with pytest.raises(ValueError, match="has 0 pictures"):
-        gallery_of_rows("texts only", [("1", "a text"), ("2", "another")])
+def test_a_gallery_needs_two_pictures(tmp_path):
+    (tmp_path / "texts.txt").write_text("a text\nanother\n")
+    with pytest.raises(ValueError, match="'texts.txt': 0. A search needs two"):
+        open_gallery(DemoSettings(gallery=str(tmp_path / "texts.txt")))
 
 
 def test_settings_come_from_the_environment():

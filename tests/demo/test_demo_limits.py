@@ -1,7 +1,9 @@
 import io
 import json
 import struct
+import threading
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from PIL import Image
@@ -52,6 +54,14 @@ def test_what_is_transparent_becomes_white(tmp_path):
     assert read_picture(tmp_path / "a.png", tmp_path).getpixel((0, 0)) == (255, 255, 255)
 
 
+def test_a_picture_of_a_palette_is_made_small_without_leaving_pixels_out(tmp_path):
+    stripes = Image.new("P", (2 * MAX_SIDE, 8))
+    stripes.putpalette([0, 0, 0, 255, 255, 255])
+    stripes.putdata([x % 2 for _ in range(8) for x in range(2 * MAX_SIDE)])
+    stripes.save(tmp_path / "a.png")
+    assert all(100 < value < 155 for value in read_picture(tmp_path / "a.png", tmp_path).getpixel((50, 2)))
+
+
 def test_of_a_moving_picture_the_first_frame_is_read(tmp_path):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
@@ -94,6 +104,14 @@ def test_broken_oblong_large_and_foreign_files_are_refused(tmp_path, monkeypatch
     monkeypatch.setattr(limits, "MAX_FILE_BYTES", 100)
     with pytest.raises(UserError, match="larger than"):
         read_picture(folder / "cut.png", folder)
+
+
+def test_one_thread_decodes_whoever_asks_as_malloc_keeps_for_each_what_it_frees(tmp_path, monkeypatch):
+    good, threads = save(tmp_path / "a.png"), []
+    monkeypatch.setattr(limits, "_check_size", lambda *_: threads.append(threading.get_ident()))
+    with ThreadPoolExecutor(4) as crowd:
+        list(crowd.map(lambda _: read_picture(good, tmp_path), range(20)))
+    assert len(threads) == 20 and len(set(threads)) == 1
 
 
 def test_own_galleries_are_limited_and_errors_say_which_picture(tmp_path):

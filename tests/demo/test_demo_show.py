@@ -1,12 +1,15 @@
 """What the tabs answer, without gradio: the HTML, a visitor's own pictures, and what is refused."""
 
 import re
+from types import SimpleNamespace
 
+import gradio
 import numpy as np
 import pytest
 from PIL import Image
 
 from saha_st.demo import views
+from saha_st.demo.detective import Detective
 from saha_st.demo.engine import Engine, Hit
 from saha_st.demo.errors import UserError
 from saha_st.demo.gallery import Gallery
@@ -115,16 +118,34 @@ def test_a_gallery_without_texts_has_empty_states(engine, uploads):
     assert np.isfinite(bare.pictures()).all()
     with pytest.raises(UserError, match="no texts to find"):
         show.search("a", None, TEXTS, 3, None)
-    with pytest.raises(UserError, match="too few pictures with texts"):
-        show.investigate(0, 4, 2)
+    for investigate in (show.investigate, show.case):
+        with pytest.raises(UserError, match="no captions, so there is nothing to investigate"):
+            investigate(0, 4, 2)
 
 
-def test_an_app_for_a_gallery_without_texts_can_be_laid_out(engine, tmp_path):
+def test_too_few_captions_are_counted(engine):
+    pictures = engine.gallery.pictures[:6]
+    few = Gallery("few", pictures, list("abcdef"), ["x", "y"], [(0, 0), (1, 1)])
+    assert "have captions: 2. Mining needs 5" in Detective(SimpleNamespace(gallery=few)).obstacle
+    assert not Detective(engine).obstacle
+
+
+def test_an_app_for_a_gallery_without_captions_says_so_and_offers_what_works(engine, tmp_path):
     from saha_st.demo.app import lay_out
     from saha_st.modules import load_embedder
 
     gallery = Gallery("bare", engine.gallery.pictures[:3], list("abc"))
     bare = Engine(load_embedder("saha-tiny", device="cpu"), gallery, name="<b>saha</b>")
-    page = str(lay_out(bare, str(tmp_path)).get_config_file())
-    assert "too few pictures with texts to mine" in page
+    demo = lay_out(bare, str(tmp_path))
+    page = str(demo.get_config_file())
+    assert "no captions, so there is nothing to investigate" in page
     assert "<b>saha</b>" not in page
+    (find,) = [block for block in demo.blocks.values() if getattr(block, "label", "") == "Find"]
+    assert [value for _, value in find.choices] == [PICTURES, OWN]
+    assert "more like this" in page and "texts for this" not in page
+    assert "api_name=&quot;/hat&quot;" in page and "api_name=&quot;/detective&quot;" not in page
+    answers = {function.api_name: function.fn for function in demo.fns.values()}
+    with pytest.raises(gradio.Error, match="no captions, so there are no texts to find"):
+        answers["search"]("a", None, "texts", 3)
+    with pytest.raises(gradio.Error, match="no captions, so there is nothing to investigate"):
+        answers["detective"](0, 4, 2)

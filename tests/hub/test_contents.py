@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from saha_st.hub.contents import find_problems, list_files
-from saha_st.modules.loading import resolve_model
+from saha_st.modules.sources import resolve_model
 
 
 def found(folder: Path, **options) -> dict[str, str]:
