@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub.utils import yaml_dump
 from sentence_transformers.sentence_transformer.model_card import SentenceTransformerModelCardData
@@ -20,11 +20,19 @@ from saha_st.card import facts
 from saha_st.card.figure import draw_mining
 from saha_st.card.readme import TAGS, TRAINED, stated_in
 from saha_st.card.recipe import hub_datasets, is_hub_id, public_name
-from saha_st.card.sidecars import FIGURE_FILE, MINING_FILE, RECIPE_FILE, Sidecars, remove_results
+from saha_st.card.sidecars import FIGURE_FILE, Sidecars, kept_adapter, remove_of_training, remove_results
 from saha_st.card.variables import template_variables
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+
+class _Measured(NamedTuple):
+    """Reports, and the model that they are of as far as that can be told at no cost; without settings, of none."""
+
+    reports: Sequence[Mapping[str, Any]]
+    settings: tuple[Any, ...] | None
+    adapter: Any | None
 
 
 @dataclass
@@ -57,7 +65,8 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
         show_training_samples: Show statistics and samples of the training data; pictures are saved with the model.
             `publish` leaves all of them out nevertheless: what one looks at is not yet what one may upload.
         parity: Whether vectors to compare with are shipped, in a folder ``parity``.
-        keeps_adapter: Whether the adapter that was merged is shipped as well, in a folder ``adapter``.
+        kept_adapter: Of an adapter that was merged and is shipped as well, in a folder ``adapter``, the model that it
+            belongs on: ``{"base": …, "revision": …}``.
         source: The checkpoint that the weights were loaded from; once they are trained, their base model.
         is_untrained: Whether the weights are known to be those of the base model.
 
@@ -82,11 +91,11 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
     mining_figure: str | None = None
     show_training_samples: bool = False
     parity: bool = False
-    keeps_adapter: bool = False
+    kept_adapter: Mapping[str, str | None] | None = None
     source: str | None = None
     is_untrained: bool = False
     trains: bool = field(default=False, init=False, repr=False)
-    measured: tuple[Any, Any] | None = field(default=None, init=False, repr=False)
+    measured: _Measured | None = field(default=None, init=False, repr=False)
     template_path: Path = field(
         default=Path(str(resources.files("saha_st.card") / "template.md.jinja")), init=False, repr=False
     )
@@ -115,7 +124,7 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
             "reports": found.reports,
             "mining_figure": FIGURE_FILE if (folder / FIGURE_FILE).is_file() else None,
             "parity": (folder / "parity").is_dir(),
-            "keeps_adapter": (folder / "adapter").is_dir(),
+            "kept_adapter": kept_adapter(folder),
         }
         if found.recipe is not None and not is_hub_id(known.get("base_model")):
             known["base_model"] = found.recipe["model"]
@@ -123,14 +132,14 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
 
     def forget_results(self) -> None:
         """Take the model for another one than was measured, such as one that is loaded with another dtype."""
-        self.reports, self.measured = (), ((), None)
+        self.reports, self.measured = (), _Measured((), None, None)
 
     # What Sentence Transformers' trainer and loader tell card data.
 
     def register_model(self, model: SentenceTransformer) -> None:
         """Take the model that the card is of, as it is now, for the one that the reports are of."""
         super().register_model(model)
-        self.measured = self.measured or (self.reports, facts.settings_of(model))
+        self.measured = self.measured or _Measured(self.reports, facts.settings_of(model), facts.adapter_of(model))
         if config := facts.adapter_of(model):
             self.base_model_relation, self.is_untrained = "adapter", False
             if config.base_model_name_or_path:
@@ -178,7 +187,7 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the template's variables and, where a model is being saved, write the files beside the card."""
-        if self.is_changed and self.measured and self.reports is self.measured[0]:
+        if self.is_changed and self.measured and self.reports is self.measured.reports:
             self.reports = ()
         if self.save_dir:
             self.write_sidecars(Path(self.save_dir))
@@ -232,17 +241,20 @@ class SaHaModelCardData(SentenceTransformerModelCardData):
 
     @property
     def is_changed(self) -> bool:
-        """Whether the model is not the one that came with the reports: trained, or with other settings."""
-        return self.trains or (self.measured is not None and facts.settings_of(self.model) != self.measured[1])
+        """Whether the model is not the one that came with the reports: trained, with other settings or an adapter."""
+        if self.trains or self.measured is None:
+            return self.trains
+        adapter = facts.adapter_of(self.model)  # merged, there is none, and the vectors are the same
+        is_same = facts.settings_of(self.model) == self.measured.settings
+        return not is_same or adapter not in (None, self.measured.adapter)
 
     def write_sidecars(self, folder: Path) -> None:
         """Write the files that the card is rendered from, and the figure if it can be drawn."""
-        self.parity = self.keeps_adapter = False  # which are not saved with a model
+        self.parity, self.kept_adapter = False, None  # which are not saved with a model
         if self.is_changed:  # what lies there may be of the model that was loaded from there
             remove_results(folder)
         if self.trains:
-            for name in (RECIPE_FILE, MINING_FILE, FIGURE_FILE):
-                (folder / name).unlink(missing_ok=True)
+            remove_of_training(folder)
         Sidecars(self.recipe, self.mining, self.reports).write(folder)
         if self.mining:
             draw_mining(self.mining, folder / FIGURE_FILE)

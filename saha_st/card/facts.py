@@ -24,6 +24,15 @@ def prompt_of(model: SentenceTransformer) -> HierarchicalPrompt | None:
     return next((prompt for prompt in found if prompt), None)
 
 
+def is_in_template(model: SentenceTransformer) -> bool:
+    """Whether the chat template, with the generation prompt open, renders all of the prompt by itself."""
+    prompt = prompt_of(model)
+    if prompt is None or model[0].processing_kwargs.get("chat_template") != {"add_generation_prompt": True}:
+        return False
+    # What Sentence Transformers is told to put in front of an input takes the place of the template's system text.
+    return all((model.prompts or {}).get(task) in (None, "", prompt.system) for task in ("query", "document"))
+
+
 def adapter_of(model: SentenceTransformer) -> Any | None:
     """The configuration of the adapter that is on its backbone; None if there is none, or it was merged."""
     configs = getattr(getattr(model[0], "model", None), "peft_config", None) or {}

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from saha_st.card.hub_results import hub_results
 from saha_st.card.run_folders import find_run
-from saha_st.card.sidecars import REPORTS_DIR, read_report, remove_results
+from saha_st.card.sidecars import REPORTS_DIR, read_report, read_result, remove_results
 
 logger = logging.getLogger(__name__)
-
-_KEYS = {"task_name", "scores", "mteb_version", "dataset_revision"}
 
 
 def copy_results(
@@ -57,22 +53,6 @@ def copy_results(
         file.write_text(yaml.safe_dump(entries, sort_keys=False, allow_unicode=True), encoding="utf8")
         written.append(file)
     return [str(file.relative_to(target)) for file in written]
-
-
-def read_result(file: Path) -> dict[str, Any]:
-    """Read one of mteb's files of results.
-
-    Raises:
-        ValueError: It is none.
-    """
-    try:
-        result = json.loads(file.read_text("utf8"))
-        if _KEYS <= set(result):
-            return result
-        problem = f"it has only {', '.join(sorted(result))}"
-    except (ValueError, TypeError) as error:
-        problem = str(error)
-    raise ValueError(f"{file} is not a result of mteb ({problem}). Delete it and evaluate again.")
 
 
 def _copy(file: Path, target: Path) -> Path:

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ RECIPE_FILE, MINING_FILE, REPORTS_DIR, FIGURE_FILE = (
     "results/reports",
     "assets/mining.png",
 )
+
+_OF_RESULTS = {"task_name", "scores", "mteb_version", "dataset_revision"}
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,8 @@ class Sidecars:
         Raises:
             ValueError: A file that does not hold what its name says; names it.
         """
-        recipe = _read(folder / RECIPE_FILE, ("model", "data"))
-        mining = _read(folder / MINING_FILE, ())
-        if mining is not None:
-            for name, statistics in mining.items():
-                _require(folder / MINING_FILE, statistics, ("rows", "clusters", "cluster_sizes"), f" of {name!r}")
-        return cls(recipe, mining, [read_report(file) for file in sorted((folder / REPORTS_DIR).glob("*.json"))])
+        reports = [read_report(file) for file in sorted((folder / REPORTS_DIR).glob("*.json"))]
+        return cls(_read_recipe(folder), _read_mining(folder), reports)
 
     def write(self, folder: Path) -> None:
         """Write the files that there is something to write to."""
@@ -68,10 +66,54 @@ class Sidecars:
             (folder / REPORTS_DIR / f"{report_name(report['benchmark'])}.json").write_text(text, encoding="utf8")
 
 
+def kept_adapter(folder: Path) -> dict[str, str | None] | None:
+    """Read which model an adapter in ``adapter/`` belongs on; None if there is no adapter."""
+    file = folder / "adapter" / "adapter_config.json"
+    config = _read(file, ())
+    return config and {"base": config.get("base_model_name_or_path"), "revision": config.get("revision")}
+
+
 def remove_results(folder: Path) -> None:
-    """Remove the results in a folder: those of other weights must not stay there."""
-    for name in ("results", ".eval_results"):
-        shutil.rmtree(folder / name, ignore_errors=True)
+    """Remove the results in a folder, as they are of another model; no other file that lies with them."""
+    for file in folder.glob("results/*.json"):
+        with suppress(ValueError):
+            read_result(file)
+            file.unlink()
+            (folder / ".eval_results" / f"{file.stem}.yaml").unlink(missing_ok=True)
+    for file in (folder / REPORTS_DIR).glob("*.json"):
+        with suppress(ValueError):
+            read_report(file)
+            file.unlink()
+    for name in (REPORTS_DIR, "results", ".eval_results"):
+        with suppress(OSError):  # it is not there, or not empty
+            (folder / name).rmdir()
+
+
+def remove_of_training(folder: Path) -> None:
+    """Remove recipe and mining statistics in a folder, as they are of another training; no file that is neither."""
+    with suppress(ValueError):
+        if _read_recipe(folder) is not None:
+            (folder / RECIPE_FILE).unlink()
+    with suppress(ValueError):
+        if _read_mining(folder) is not None:
+            (folder / MINING_FILE).unlink()
+            (folder / FIGURE_FILE).unlink(missing_ok=True)
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """Read one of mteb's files of results.
+
+    Raises:
+        ValueError: It is none.
+    """
+    try:
+        result = json.loads(file.read_text("utf8"))
+        if _OF_RESULTS <= set(result):
+            return result
+        problem = f"it has only {', '.join(sorted(result))}"
+    except (ValueError, TypeError) as error:
+        problem = str(error)
+    raise ValueError(f"{file} is not a result of mteb ({problem}). Delete it and evaluate again.")
 
 
 def read_report(file: Path) -> dict[str, Any]:
@@ -91,6 +133,18 @@ def read_report(file: Path) -> dict[str, Any]:
 def report_name(benchmark: str) -> str:
     """Return a benchmark's name as the name of a file."""
     return re.sub(r"[^\w+.-]+", "-", benchmark).strip("-")[:80]
+
+
+def _read_recipe(folder: Path) -> dict[str, Any] | None:
+    return _read(folder / RECIPE_FILE, ("model", "data"))
+
+
+def _read_mining(folder: Path) -> dict[str, Any] | None:
+    file = folder / MINING_FILE
+    mining = _read(file, ())
+    for name, statistics in (mining or {}).items():
+        _require(file, statistics, ("rows", "clusters", "cluster_sizes"), f" of {name!r}")
+    return mining
 
 
 def _read(file: Path, keys: Sequence[str]) -> dict[str, Any] | None:

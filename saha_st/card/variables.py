@@ -25,16 +25,20 @@ def template_variables(data: SaHaModelCardData) -> dict[str, Any]:
     prompt, config = facts.prompt_of(model), facts.adapter_of(model)
     return {
         "prompt": prompt,
-        "other_prompts": {} if prompt else {name: text for name, text in (model.prompts or {}).items() if text},
+        "other_prompts": {
+            name: text for name, text in (model.prompts or {}).items() if text and text != (prompt and prompt.system)
+        },
         "repo": data.model_id or PLACEHOLDER,
         "sees": data.sees,
         "is_trained": data.is_trained,
         "is_trained_here": TRAINED in data.tags,
         "adapter_kind": config and ("DoRA" if getattr(config, "use_dora", False) else "LoRA"),
         "base_is_on_hub": is_hub_id(data.base_model),
+        "kept_adapter_is_on_hub": data.kept_adapter and is_hub_id(data.kept_adapter["base"]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "dtype": str(model.dtype).removeprefix("torch."),
         "is_last_token": facts.is_last_token(model),
+        "is_in_template": facts.is_in_template(model),
         "is_stock": facts.is_stock(model),
         "steps": facts.steps_of(model),
         "truncate_dim": model.truncate_dim,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,13 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import is_sentence_transformer_model
 
 from saha_st.card import SaHaModelCardData, render_card
-from saha_st.card.results import copy_results, read_result
+from saha_st.card.results import copy_results
 from saha_st.card.run_folders import RunFolder, find_run, find_run_of, find_runs, names_of
-from saha_st.card.sidecars import FIGURE_FILE, Sidecars
+from saha_st.card.sidecars import FIGURE_FILE, Sidecars, kept_adapter, read_result, remove_results
 from saha_st.encoding import results_revision
-from saha_st.hub.export import ADAPTER_FOLDER
 from saha_st.hub.licenses import check_license
+
+logger = logging.getLogger(__name__)
 
 _RESULTS = ("results", ".eval_results")
 """Folders that are not saved with a model, but may lie beside one."""
@@ -59,6 +61,11 @@ class Extras:
             self._check_card(Path(self.card))
         if self.license is not None:
             check_license(self.license)
+        if self.license == "other":
+            raise ValueError(
+                "license: 'other' says nothing without a name and a link. Write the card yourself, with license_name "
+                "and license_link, and pass it as card (--card)."
+            )
 
     def _check_card(self, card: Path) -> None:
         if not card.is_file():
@@ -100,8 +107,15 @@ class Extras:
         return find_run_of(self.results, revision, model_name=self.repo_id)
 
     def add(
-        self, model: SentenceTransformer, folder: Path, *, source: str | None, run: RunFolder | None, token: str | None
-    ) -> frozenset[str]:
+        self,
+        model: SentenceTransformer,
+        folder: Path,
+        *,
+        source: str | None,
+        run: RunFolder | None,
+        keeps_results: bool,
+        token: str | None,
+    ) -> None:
         """Add all of it to a folder that the model was written to.
 
         Args:
@@ -109,11 +123,11 @@ class Extras:
             folder: The repository's folder.
             source: Folder or Hub id that the embedder came from, if any; results that lie there are taken over.
             run: Results to take instead; see `run_of`.
+            keeps_results: Whether the results that came with the embedder are its own; see `has_own_results`.
             token: Token for the Hub.
-
-        Returns:
-            The pictures that the card shows. Samples of the training data are none of them.
         """
+        if not keeps_results:
+            remove_results(folder)
         if run is not None:
             copy_results(run.output_dir, folder, model_name=run.model_name, revision=run.revision)
         elif source is not None and is_sentence_transformer_model(source, token=token):  # results of these vectors
@@ -125,7 +139,6 @@ class Extras:
             shutil.copy(self.card, folder / "README.md")
         else:
             (folder / "README.md").write_text(render_card(model, self._card_data(model, folder)), encoding="utf8")
-        return frozenset({FIGURE_FILE})
 
     def _card_data(self, model: SentenceTransformer, folder: Path) -> SaHaModelCardData:
         """What the model's card says, and what is known of the repository."""
@@ -134,13 +147,25 @@ class Extras:
         data = copy.copy(data) if known else SaHaModelCardData.of_folder(folder, datasets=list(data.datasets))
         data.model_id = data.repo_id = self.repo_id
         data.reports = Sidecars.read(folder).reports
-        data.parity, data.keeps_adapter = True, (folder / ADAPTER_FOLDER).is_dir()
+        data.parity, data.kept_adapter = True, kept_adapter(folder)
         data.show_training_samples = False
         if self.license is not None:
             data.license, data.license_name, data.license_link = self.license, None, None
         if self.base_model is not None:
             data.base_model, data.base_model_revision = self.base_model, None
         return data
+
+
+def has_own_results(model: SentenceTransformer) -> bool:
+    """Whether the results that a model carries are of the vectors that it gives now; says so if not."""
+    reports = getattr(model.model_card_data, "reports", ())
+    if not reports or {report["revision"] for report in reports} == {results_revision(model)}:
+        return True
+    logger.warning(
+        "The results that came with the model are left out: they are of other weights or settings, or were made with "
+        "other versions of the libraries. Publish the folder that it was loaded from, or pass results (--results)."
+    )
+    return False
 
 
 def _take_over(source: str, folder: Path, token: str | None) -> None:

@@ -70,17 +70,8 @@ def engines_for(model: SentenceTransformer) -> list[str]:
 
     Plain transformers and vLLM take the last token's hidden state, whole, and of prompts know the chat template only.
     """
-    by_all = facts.is_last_token(model) and model.truncate_dim is None and _is_in_template(model)
+    by_all = facts.is_last_token(model) and model.truncate_dim is None and facts.is_in_template(model)
     return list(ENGINES) if by_all else ["sentence-transformers"]
-
-
-def _is_in_template(model: SentenceTransformer) -> bool:
-    """Whether the chat template, with the generation prompt open, renders all of the prompt by itself."""
-    prompt = facts.prompt_of(model)
-    if prompt is None or model[0].processing_kwargs.get("chat_template") != {"add_generation_prompt": True}:
-        return False
-    # What Sentence Transformers is told to put in front of an input takes the place of the template's system text.
-    return all((model.prompts or {}).get(task) in (None, "", prompt.system) for task in ("query", "document"))
 
 
 def _ids(model: SentenceTransformer, row: dict[str, Any], task: str, prompt: str | None) -> list[int] | None:

@@ -21,15 +21,16 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
+from saha_st.card.sidecars import FIGURE_FILE
 from saha_st.files import require_new_folder
 from saha_st.hub import engines
 from saha_st.hub.contents import find_problems, list_files
 from saha_st.hub.engines import Comparison
 from saha_st.hub.errors import CheckFailedError
 from saha_st.hub.export import export_adapter, export_model
-from saha_st.hub.extras import Extras
+from saha_st.hub.extras import Extras, has_own_results
 from saha_st.hub.parity import write_parity
-from saha_st.hub.repository import Repository
+from saha_st.hub.repository import Changes, Repository
 from saha_st.modules import load_embedder
 from saha_st.modules.merging import AdapterEffect, adapter_effect, merge_adapter
 from saha_st.modules.sources import resolve_folder_or_hub_id
@@ -128,12 +129,16 @@ def publish(
         folder = Path(scratch) / "repository"
         written = _write(model, folder, extras, token=token)
         _free_memory()
-        if problems := find_problems(folder, wanted_pictures=written.pictures):
+        if problems := find_problems(folder, wanted_pictures={FIGURE_FILE}):
             raise ValueError("This must not be published:\n" + "\n".join(f"  {problem}" for problem in problems))
         files = list_files(folder)
-        _list(files, repository, report)
+        _list(files, report)
+        changes = _look_up_changes(repository, files, report)
         compared = check_in_clean_process(folder, written.device)
-        url, commit = (None, None) if dry_run else repository.upload(folder, files, message=commit_message)
+        url, commit = None, None
+        if not dry_run:
+            changes = changes or repository.changes(files)
+            url, commit = repository.upload(folder, files, changes, message=commit_message)
         if target is not None:
             folder.replace(target)
     return Published(repo_id, files, compared, written.adapter, url, commit)
@@ -141,11 +146,10 @@ def publish(
 
 @dataclass(frozen=True)
 class _Written:
-    """What adapter was merged, on what device the model was, and the pictures of what was written."""
+    """What adapter was merged, and on what device the model was."""
 
     adapter: AdapterEffect | None
     device: str
-    pictures: frozenset[str]
 
 
 def _write(model: SentenceTransformer | str, folder: Path, extras: Extras, *, token: str | None) -> _Written:
@@ -153,6 +157,7 @@ def _write(model: SentenceTransformer | str, folder: Path, extras: Extras, *, to
     source = model if isinstance(model, str) else None
     embedder = load_embedder(model, token=token) if isinstance(model, str) else model
     run = extras.run_of(embedder)
+    keeps_results = source is not None or has_own_results(embedder)
     effect = adapter_effect(embedder)
     if effect is not None:
         logger.info("The adapter: %d tensors on %d layers.", effect.tensors, effect.layers)
@@ -160,13 +165,18 @@ def _write(model: SentenceTransformer | str, folder: Path, extras: Extras, *, to
             export_adapter(embedder, folder, base_model=extras.base_model)
         if source is None:
             embedder = copy.deepcopy(embedder)
-        merge_adapter(embedder)
+        if not merge_adapter(embedder):
+            dtype = str(embedder.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"The adapter is lost when it is merged: weights in {dtype} are too coarse for what it does. Train "
+                "on, or publish load_embedder(..., model_kwargs={'dtype': 'float32'})."
+            )
     elif extras.keep_adapter:
         raise ValueError("keep_adapter: the model has no adapter to keep.")
     export_model(embedder, folder)
     write_parity(embedder, folder)
-    pictures = extras.add(embedder, folder, source=source, run=run, token=token)
-    return _Written(effect, str(embedder.device), pictures)
+    extras.add(embedder, folder, source=source, run=run, keeps_results=keeps_results, token=token)
+    return _Written(effect, str(embedder.device))
 
 
 def _free_memory() -> None:
@@ -199,19 +209,28 @@ def check_in_clean_process(folder: Path, device: str = "cpu") -> tuple[Compariso
     return found
 
 
-def _list(files: Mapping[str, int], repository: Repository, report: Callable[[str], None]) -> None:
-    """Tell what is uploaded, and what becomes of other files in the repository."""
+def _list(files: Mapping[str, int], report: Callable[[str], None]) -> None:
     for name, size in files.items():
         report(f"{_readable(size):>10}  {name}")
     report(f"{_readable(sum(files.values())):>10}  in {len(files)} files")
+
+
+def _look_up_changes(
+    repository: Repository, files: Mapping[str, int], report: Callable[[str], None]
+) -> Changes | None:
+    """Tell what becomes of other files in the repository; a dry run does without, where the Hub cannot be reached."""
     try:
         changes = repository.changes(files)
-    except OSError as error:  # a dry run does without the Hub
+    except OSError as error:
         report(f"What is on the Hub in {repository.repo_id} could not be looked up ({error}).")
-        return
-    for what, names in (("delete", changes.deleted), ("keep", changes.kept)):
-        for name in names:
-            report(f"{what:>10}  {name}")
+        return None
+    if changes.parent is None:
+        report(f"On the Hub there is no {repository.repo_id} yet, or none that you may see.")
+    for name in changes.deleted:
+        report(f"{'delete':>10}  {name}")
+    for name in changes.kept:
+        report(f"{'keep':>10}  {name}{' (of earlier weights: convert it anew)' if name in changes.outdated else ''}")
+    return changes
 
 
 def _readable(size: float) -> str:

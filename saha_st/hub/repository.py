@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -22,21 +22,36 @@ from huggingface_hub.utils import validate_repo_id
 
 _OWN = re.compile(
     r"""
-    [^/]+\.(safetensors|bin|json|jinja|model)          # weights, their index, settings, tokenizer
-    | (vocab|merges)\.txt | recipe\.yaml | README\.md
-    | (\d+_[A-Za-z]+ | results | \.eval_results | parity | adapter | additional_chat_templates)/.+
-    | assets/mining\.png
+    (model|pytorch_model|adapter_model)[^/]*\.(safetensors|bin)(\.index\.json)?
+    | (config|generation_config|adapter_config|modules|config_sentence_transformers|sentence_\w+_config)\.json
+    | (\w*processor_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|chat_template)\.json
+    | (vocab|merges)\.txt | (tokenizer|spiece|sentencepiece\.bpe)\.model | chat_template\.jinja
+    | (\d+_[A-Za-z]+ | additional_chat_templates | parity | adapter)/.+
+    | recipe\.yaml | mining\.json | assets/mining\.png | README\.md
+    | results/(reports/)?[^/]+\.json | \.eval_results/[^/]+\.yaml
     """,
     re.VERBOSE,
 )
 """What a loader or a card reads, by its place: of an earlier version, it must not stay beside this one's."""
 
+_CONVERTED = re.compile(r"(onnx|openvino)/.+|.+\.(onnx|gguf)")
+"""Weights that were made of these, for other engines."""
+
 
 class Changes(NamedTuple):
-    """What an upload deletes, and what else stays as it is."""
+    """What an upload changes beside what it adds.
 
-    deleted: tuple[str, ...]
-    kept: tuple[str, ...]
+    Attributes:
+        deleted: Files that go.
+        kept: Files of others.
+        outdated: Files of others that hold earlier weights, for other engines.
+        parent: The commit that this was seen in; None if there is no repository, or none that may be seen.
+    """
+
+    deleted: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+    outdated: tuple[str, ...] = ()
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -122,29 +137,34 @@ class Repository:
             OSError: The repository cannot be read.
         """
         try:
-            there = self._files_there()
+            info = self._look_up()
         except (HTTPError, OfflineModeIsEnabled) as error:
             raise OSError(_first_line(error)) from error
-        others = there - {".gitattributes", *files}
-        deleted = {name for name in others if _OWN.fullmatch(name)}
-        return Changes(tuple(sorted(deleted)), tuple(sorted(others - deleted)))
+        if info is None:
+            return Changes()
+        others = sorted({each.rfilename for each in info.siblings or ()} - {".gitattributes", *files})
+        kept = [name for name in others if not _OWN.fullmatch(name)]
+        outdated = [name for name in kept if _CONVERTED.fullmatch(name)]
+        deleted = set(others) - set(kept)
+        return Changes(tuple(sorted(deleted)), tuple(kept), tuple(outdated), info.sha)
 
-    def _files_there(self) -> set[str]:
+    def _look_up(self) -> ModelInfo | None:
         for revision in dict.fromkeys((self.revision, None)):  # a new branch begins as main
             try:
-                return {each.rfilename for each in self._api.model_info(self.repo_id, revision=revision).siblings}
+                return self._api.model_info(self.repo_id, revision=revision)
             except RevisionNotFoundError:
                 continue
             except RepositoryNotFoundError:
                 break
-        return set()
+        return None
 
-    def upload(self, folder: Path, files: Mapping[str, int], *, message: str) -> tuple[str, str]:
-        """Upload a folder as one commit, which deletes what `changes` says.
+    def upload(self, folder: Path, files: Iterable[str], changes: Changes, *, message: str) -> tuple[str, str]:
+        """Upload a folder as one commit.
 
         Args:
             folder: The folder.
             files: The files in it.
+            changes: What else the commit changes; if somebody has committed since, nothing is.
             message: Message of the commit.
 
         Returns:
@@ -155,7 +175,7 @@ class Repository:
             ValueError: The Hub does not take the card.
         """
         api = self._api
-        target: dict[str, Any] = {"revision": self.revision, "create_pr": self.create_pr}
+        target = {"revision": self.revision, "create_pr": self.create_pr, "parent_commit": changes.parent}
         try:
             if not self.create_pr:
                 api.create_repo(self.repo_id, private=self.private, exist_ok=True)
@@ -163,16 +183,17 @@ class Repository:
                     api.create_branch(self.repo_id, branch=self.revision, exist_ok=True)
             # Not `upload_folder`, which may make several commits of a folder (huggingface_hub 2, with xet).
             operations = [
-                *(CommitOperationDelete(name) for name in self.changes(files).deleted),
+                *(CommitOperationDelete(name) for name in changes.deleted),
                 *(CommitOperationAdd(name, folder / name) for name in files),
             ]
             commit = api.create_commit(self.repo_id, operations, commit_message=message, **target)
         except (HTTPError, OSError, RuntimeError) as error:  # the last is hf_xet's
-            answer = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-            was_refused = answer is not None and 400 <= answer.status_code < 500
+            answered = [each for each in (error, error.__cause__) if isinstance(each, HfHubHTTPError)]
+            was_refused = any(400 <= each.response.status_code < 500 for each in answered)
+            reason = _first_line(answered[0] if answered else error)
             raise OSError(
                 f"The upload to {self.repo_id!r} was {'refused' if was_refused else 'interrupted'} "
-                f"({_first_line(error)}). A commit is made whole or not at all: "
+                f"({reason}). A commit is made whole or not at all: "
                 f"{'when that is mended' if was_refused else 'to go on'}, run the same command again."
             ) from error
         return str(commit.pr_url or commit.commit_url), commit.oid
@@ -191,4 +212,5 @@ def _check_may_create(account: dict[str, Any], repo_id: str) -> None:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    said = getattr(error, "server_message", None) or str(error)
+    return (said.strip().splitlines() or [type(error).__name__])[0]

@@ -106,7 +106,7 @@ def verify(
         ValueError: An unknown backend, one that cannot compute this model's vectors, or arguments that do not go
             together.
     """
-    _check(backend, server, tolerance)
+    _check(backend, tolerance, server=server, api_key=api_key, device=device)
     source, folder, commit = _find(model_name_or_path, revision=revision, token=token)
     name = f"{source!r} at {revision or commit[:12]}" if commit else repr(source)
     parity = read_parity(folder, name=name)
@@ -132,16 +132,18 @@ def verify(
     return Verification(source, found, backend, parity.dtype, commit, served)
 
 
-def _check(backend: str, server: str | None, tolerance: float | None) -> None:
+def _check(backend: str, tolerance: float | None, **given: str | None) -> None:
     if backend not in ENGINES:
         raise ValueError(f"backend must be one of {', '.join(ENGINES)}; got {backend!r}.")
-    if (backend == "vllm") != (server is not None):
+    if backend == "vllm" and given["server"] is None:
         raise ValueError(
             "backend 'vllm' asks a server: start `vllm serve MODEL --runner pooling`, and give its address as server "
             "(--server), such as http://localhost:8000."
-            if backend == "vllm"
-            else f"server (--server) is for the backend 'vllm'; {backend!r} loads the model itself."
         )
+    for name in ("device",) if backend == "vllm" else ("server", "api_key"):
+        if given[name] is not None:
+            who = "the server knows its own" if backend == "vllm" else f"{backend!r} loads the model itself"
+            raise ValueError(f"{name} (--{name}) does not go with the backend {backend!r}: {who}.")
     if tolerance is not None and not 0 <= tolerance <= 1:
         raise ValueError(f"tolerance must lie between 0 and 1, got {tolerance}.")
 

@@ -30,7 +30,7 @@ _RENAMED = (
 )
 """How names of layers begin, in files and in the backbone."""
 
-_CONFIG = "adapter_config.json"
+_CONFIG, _OUTPUT_LAYER = "adapter_config.json", "lm_head"
 _FILES = ["*.json", "*.jinja", "*.txt", "*.model", ADAPTER_FILE]
 
 
@@ -79,13 +79,17 @@ def put_adapter(transformer: Transformer, folder: Path, *, processor_kwargs: dic
         processor_kwargs: Settings for its processor.
 
     Raises:
-        ValueError: A tensor of the file has no place in the model, or the adapter in the model is not all in the file.
+        ValueError: An adapter of another kind than LoRA or DoRA, a tensor of the file that has no place in the model,
+            or an adapter in the model that is not all in the file.
     """
     backbone, source = transformer.model, str(folder)
+    _check_kind(folder)
     layers = {name for name, module in backbone.named_modules() if name and not list(module.children())}
     tensors, missing = {}, []
     for name, tensor in load_file(folder / ADAPTER_FILE).items():
         layer, part = _split(name)
+        if _OUTPUT_LAYER in layer.split("."):  # which plays no part in embedding
+            continue
         place = _place(layer, layers)
         if place is None:
             missing.append(name)
@@ -98,6 +102,20 @@ def put_adapter(transformer: Transformer, folder: Path, *, processor_kwargs: dic
     _check_filled(backbone, tensors, source)
     backbone.requires_grad_(False).eval()
     _take_processor(transformer, folder, processor_kwargs or {})
+
+
+def _check_kind(folder: Path) -> None:
+    """Refuse adapters that are more than low-rank matrices beside the layers."""
+    config = json.loads((folder / _CONFIG).read_text(encoding="utf8"))
+    stated = {"peft_type": config.get("peft_type", "LORA"), "bias": config.get("bias", "none")}
+    stated["modules_to_save"] = sorted(set(config.get("modules_to_save") or ()) - {_OUTPUT_LAYER})
+    unknown = {name: value for name, value in stated.items() if value not in ("LORA", "none", [])}
+    if unknown:
+        what = ", ".join(f"{name} {value}" for name, value in unknown.items())
+        raise ValueError(
+            f"The adapter {str(folder)!r} is of a kind that is not read here ({_CONFIG}: {what}). Merge it with peft "
+            "(merge_and_unload), save the whole model, and load that."
+        )
 
 
 def _split(name: str) -> tuple[str, str]:

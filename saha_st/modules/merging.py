@@ -72,24 +72,26 @@ def adapter_effect(model: SentenceTransformer, *, probes: Sequence[Any] | None =
     return AdapterEffect(tensors, len(layers), float(_turns(adapted, plain).max()))
 
 
-def merge_adapter(model: SentenceTransformer, *, probes: Sequence[Any] | None = None) -> None:
+def merge_adapter(model: SentenceTransformer, *, probes: Sequence[Any] | None = None) -> bool:
     """Merge an adapter into the weights, in place, so that the model saves and loads as a plain one.
 
-    Two things are looked at. The merged vectors must be those of the unmerged model but for rounding. And of the
-    probe that the adapter changes most, where it stands out most from rounding, the merged vector must be nearer to
-    the adapter's than the base's is: in 16 bits a merge that did nothing would pass the first test for an adapter
-    that does little. If it is not nearer, no weight having changed tells that the merge is at fault. Otherwise the
-    weights are too coarse to hold the adapter; after a run of a few steps that is to be expected, and a warning.
+    The merged vectors must be those of the unmerged model but for rounding, and some weight must have changed. In 16
+    bits an adapter that does little may pass that and be lost all the same, its change smaller than a weight's last
+    bit. So the probe that it changes most is looked at: where the base's vector is as near to the adapter's as the
+    merged one is, nothing of the adapter is left, which is a warning. A run of a few steps ends so.
 
     Args:
         model: An embedder with an adapter; without one, nothing happens.
         probes: Inputs to compare before and after; by default as in `adapter_effect`.
 
+    Returns:
+        Whether the weights hold what the adapter did.
+
     Raises:
         RuntimeError: The merged model gives other vectors than the unmerged one, or its weights are the base's.
     """
     if not has_adapter(model):
-        return
+        return True
     backbone = model[0].model
     probes = default_probes(model) if probes is None else list(probes)
     adapted, plain = model.encode(probes), _without_adapter(model, probes)
@@ -113,7 +115,7 @@ def merge_adapter(model: SentenceTransformer, *, probes: Sequence[Any] | None = 
         problem = "Merging the adapter changed no weight, and without the adapter the vectors are others"
     if problem:
         raise RuntimeError(f"{problem}. Keep the unmerged checkpoint, and load it with the same version of peft.")
-    _warn_if_lost(merged, adapted, plain, backbone.dtype)
+    return not _is_lost(merged, adapted, plain, backbone.dtype)
 
 
 def default_probes(model: SentenceTransformer) -> list[Any]:
@@ -134,10 +136,12 @@ def disagreement(vectors: np.ndarray, expected: np.ndarray, dtype: torch.dtype) 
     return None if turn <= tolerance else f"the smallest cosine is {1 - turn:.7f}, at least {1 - tolerance} is due"
 
 
-def _warn_if_lost(merged: np.ndarray, adapted: np.ndarray, plain: np.ndarray, dtype: torch.dtype) -> None:
+def _is_lost(merged: np.ndarray, adapted: np.ndarray, plain: np.ndarray, dtype: torch.dtype) -> bool:
+    """Whether merged vectors are as far from the adapter's as those without it are; says so."""
     of_merged, of_plain = _turns(merged, adapted), _turns(plain, adapted)
     most = int(of_plain.argmax())
-    if of_merged[most] >= of_plain[most] and not np.array_equal(adapted, plain):
+    lost = bool(of_merged[most] >= of_plain[most]) and not np.array_equal(adapted, plain)
+    if lost:
         logger.warning(
             "Merging lost the adapter: it turns vectors by no more than %.1e (1 - cosine), and the merged ones are "
             "%.1e away from its. Weights in %s are too coarse for it: train on, or merge in float32, with "
@@ -146,6 +150,7 @@ def _warn_if_lost(merged: np.ndarray, adapted: np.ndarray, plain: np.ndarray, dt
             of_merged[most],
             str(dtype).removeprefix("torch."),
         )
+    return lost
 
 
 def _turns(vectors: np.ndarray, expected: np.ndarray) -> np.ndarray:

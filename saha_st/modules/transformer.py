@@ -124,6 +124,7 @@ class HierarchicalPromptTransformer(Transformer):
         super().save(output_path, *args, **kwargs)
         write_whole_names(Path(output_path))
         _share_weights(Path(output_path))
+        _forget_loading(Path(output_path) / "tokenizer_config.json")
         # Sentence Transformers writes this file first, but offers no other place to state requirements.
         config_path = Path(output_path) / "config_sentence_transformers.json"
         if config_path.exists():
@@ -175,6 +176,14 @@ def _share_weights(folder: Path) -> None:
     mode = (folder / "sentence_bert_config.json").stat().st_mode
     for file in folder.glob("*.safetensors"):
         file.chmod(mode)
+
+
+def _forget_loading(tokenizer_config: Path) -> None:
+    """Leave out how the tokenizer was loaded: the same model would be other files on the next machine."""
+    if tokenizer_config.exists():
+        config = json.loads(tokenizer_config.read_text(encoding="utf8"))
+        kept = {name: value for name, value in config.items() if name not in ("is_local", "local_files_only")}
+        tokenizer_config.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf8")
 
 
 def _new() -> HierarchicalPromptTransformer:

@@ -33,7 +33,7 @@ def load_renamed(path: str, options: dict[str, Any], hub_kwargs: dict[str, Any])
     model_kwargs = {**(options.get("model_kwargs") or {}), "key_mapping": _MAPPING}
     model = SentenceTransformer(path, **{**options, "model_kwargs": model_kwargs})
     # What transformers remembers of the names it would give back when it saves, and others would misread them.
-    del model[0].model._weight_conversions
+    model[0].model.__dict__.pop("_weight_conversions", None)
     return model
 
 

@@ -58,7 +58,12 @@ def with_adapter(model: SentenceTransformer, **options) -> SentenceTransformer:
 def test_the_card_of_a_model_of_text_alone_speaks_of_no_pictures(tiny_llm, train_vision, adapter):
     recipe = Sidecars.read(WEIGHTS).recipe | {"train_vision": train_vision, "adapter": adapter}
     model = load_embedder(str(tiny_llm), device="cpu", prompt=PROMPT)
-    card = render_card(model, SaHaModelCardData(recipe=recipe, base_model="llm", parity=True, keeps_adapter=True))
+    card = render_card(
+        model,
+        SaHaModelCardData(
+            recipe=recipe, base_model="llm", parity=True, kept_adapter={"base": "llm", "revision": None}
+        ),
+    )
     shown = card.replace(blocks(card, "yaml")[0], "")
     assert not re.findall(r"(?i)pictur|image|vision|pillow|PIL\b|multimodal (?!llm)", shown.split("## Citation")[0])
     assert "This model embeds text into 32-dimensional" in card and "pip install -U sentence-transformers\n" in card
@@ -79,21 +84,29 @@ def without_prompt(model: SentenceTransformer) -> SentenceTransformer:
     return SentenceTransformer(modules=list(model), device="cpu", prompts={"query": "A question:"})
 
 
+def with_other_prompts(model: SentenceTransformer) -> SentenceTransformer:
+    model.prompts = {"query": "A question:", "document": model[0].prompt.system}
+    return model
+
+
 @pytest.mark.parametrize(
     ("change", "steps"),
     [
         (pooled_by_mean, "Transformer, Pooling (mean), Normalize."),
         (with_dense, "Transformer, Pooling (lasttoken), Dense, Normalize."),
         (without_prompt, "Transformer, Pooling (lasttoken), Normalize; the prompts are put before the inputs."),
+        (with_other_prompts, "Transformer, Pooling (lasttoken), Normalize; the prompts are put before the inputs."),
     ],
 )
 def test_no_commands_are_given_for_engines_that_would_give_other_vectors(embedder, change, steps):
     card = render_card(change(embedder), SaHaModelCardData(repo_id="org/m"))
     assert f"The vectors come of these steps: {steps}" in card
     assert "vllm serve" not in card and "AutoModel" not in card
-    last = change is without_prompt
-    assert ("hidden state of a generative" in card) is last and "hidden state of the last token" not in card
-    assert ("A question:" in card and "arXiv:2508" not in prose(card)) is last
+    assert ("hidden state of a generative" in card) is (change in (without_prompt, with_other_prompts))
+    assert ("hidden state of the last token" in card) is (change is with_other_prompts)
+    assert ("A question:" in card) is (change in (without_prompt, with_other_prompts))
+    assert ("arXiv:2508" not in prose(card)) is (change is without_prompt)
+    assert ("every engine that renders it" in card) is (change in (pooled_by_mean, with_dense))
 
 
 def test_the_examples_of_a_shortened_model_agree_and_say_what_others_return(embedder, tmp_path):
@@ -153,10 +166,10 @@ def test_a_base_model_that_nobody_states_is_the_one_in_the_adapters_config(embed
 
 def test_the_example_for_a_kept_adapter_gives_the_merged_models_numbers(embedder, tiny_mllm, tmp_path):
     model = with_adapter(embedder, use_dora=True)
-    export_adapter(model, tmp_path)
+    export_adapter(model, tmp_path, base_model="org/base")
     merge_adapter(model)
     export_model(model, tmp_path)
-    card = render_card(model, SaHaModelCardData.of_folder(tmp_path, base_model="org/base", repo_id="org/m"))
+    card = render_card(model, SaHaModelCardData.of_folder(tmp_path, base_model="org/other", repo_id="org/m"))
     example = blocks(card)[-1]
     assert 'PeftModel.from_pretrained(base, "org/m", subfolder="adapter")' in example
     adapted = run(example.replace("org/m", str(tmp_path)).replace("org/base", str(tiny_mllm)))["model"].eval()
@@ -176,7 +189,8 @@ def everything(embedder: SentenceTransformer) -> tuple[SentenceTransformer, SaHa
     data = SaHaModelCardData(
         about="About.", license="other", license_name="L", license_link="https://x.org", language=["en", "de"],
         base_model="org/base", base_model_revision="abc", repo_id="org/m", recipe=found.recipe, mining=found.mining,
-        reports=[report, report], mining_figure="assets/mining.png", parity=True, keeps_adapter=True,
+        reports=[report, report], mining_figure="assets/mining.png", parity=True,
+        kept_adapter={"base": "org/base", "revision": "abc"},
         datasets=["org/pairs"], adapter="lab/lora", model_name="A name",
     )  # fmt: skip
     return embedder, data

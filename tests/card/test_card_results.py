@@ -11,7 +11,7 @@ from huggingface_hub import EvalResultEntry, parse_eval_result_entries
 
 from saha_st.card.hub_results import hub_results
 from saha_st.card.results import copy_results
-from saha_st.card.sidecars import read_report
+from saha_st.card.sidecars import read_report, remove_results
 from saha_st.card.tables import results_table, shows_chance
 from saha_st.evaluation.report import Report, published_for
 from saha_st.evaluation.scores import Scores, TaskScore
@@ -55,7 +55,8 @@ def evaluated(
 def test_results_reports_and_the_hubs_files_are_copied_and_old_ones_removed(tmp_path):
     source, target = evaluated(tmp_path / "evaluation"), tmp_path / "model"
     (target / "results" / "reports").mkdir(parents=True)
-    (target / "results" / "Old.json").write_text("{}")
+    old = {"task_name": "Old", "scores": {}, "mteb_version": "2", "dataset_revision": "1"}
+    (target / "results" / "Old.json").write_text(json.dumps(old))
     written = copy_results(source, target)
     assert written == [
         "results/MMEB_A.json", "results/MMEB_B.json", "results/reports/MMEB-v1.json", ".eval_results/MMEB_A.yaml",
@@ -63,6 +64,21 @@ def test_results_reports_and_the_hubs_files_are_copied_and_old_ones_removed(tmp_
     assert sorted(str(file.relative_to(target)) for file in target.rglob("*.*") if file.is_file()) == sorted(written)
     original = source / "results" / "org__m" / "abc" / "MMEB_A.json"
     assert (target / "results" / "MMEB_A.json").read_bytes() == original.read_bytes()
+
+
+def test_files_that_are_no_results_stay_where_results_are_removed(tmp_path):
+    source = evaluated(tmp_path / "evaluation")
+    copy_results(source, tmp_path / "model")
+    theirs = ["results/rows.json", "results/mine/thesis.csv", "results/reports/notes.json", ".eval_results/gsm8k.yaml"]
+    for name in theirs:
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_text("{}")
+    remove_results(tmp_path / "model")
+    left = [str(file.relative_to(tmp_path / "model")) for file in (tmp_path / "model").rglob("*") if file.is_file()]
+    assert sorted(left) == sorted(theirs)
+    before = {file: file.read_bytes() for file in source.rglob("*") if file.is_file()}
+    copy_results(source, source)  # into the evaluation's own folder
+    assert before == {file: file.read_bytes() for file in before}
 
 
 def test_the_hub_reads_its_files_and_tasks_without_data_there_have_none(tmp_path):

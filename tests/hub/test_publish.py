@@ -12,12 +12,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
 from tiny import build_tokenizer
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
+from saha_st import SaHaLoss
 from saha_st.card.run_folders import RunFolder
 from saha_st.cli import main
 from saha_st.encoding import results_revision
@@ -236,6 +243,46 @@ def test_a_model_that_is_not_there_is_not_looked_for_on_the_hub_unless_it_may_be
         publish("./saha", "org/saha", dry_run=True)
 
 
+@pytest.mark.parametrize("change", ["weights", "an adapter"])
+def test_results_that_a_model_carries_are_left_out_once_it_is_another(unchecked, tmp_path, caplog, change):
+    model = load_embedder("saha-tiny", device="cpu")
+    kept = publish(model, "org/saha", dry_run=True)
+    assert "results/reports/mini-mmeb.json" in kept.files and "left out" not in caplog.text
+    if change == "an adapter":
+        add_adapter(model, AdapterConfig())
+    with torch.no_grad():
+        for name, parameter in model[0].model.named_parameters():
+            if "lora_B" in name or (change == "weights" and "language_model.layers" in name):
+                parameter.add_(0.02)
+    found = publish(model, "org/saha", dry_run=True, output_dir=tmp_path / "out")
+    assert not any(name.startswith("results/") for name in found.files)
+    assert "Not evaluated" in (tmp_path / "out" / "README.md").read_text()
+    assert "The results that came with the model are left out" in caplog.text
+
+
+def test_samples_of_the_training_data_stay_at_home(unchecked, embedder, tmp_path):
+    picture = Image.new("RGB", (32, 32), "red")
+    rows = {"anchor": [f"a secret {number}" for number in range(4)], "positive": [picture] * 4}
+    embedder.model_card_data.show_training_samples = True
+    args = SentenceTransformerTrainingArguments(
+        str(tmp_path / "run"), max_steps=1, per_device_train_batch_size=2, report_to="none", use_cpu=True
+    )
+    loss = SaHaLoss(embedder, mini_batch_size=2)
+    SentenceTransformerTrainer(embedder, args, train_dataset=Dataset.from_dict(rows), loss=loss).train()
+    embedder.save_pretrained(str(tmp_path / "saved"))
+    assert "a secret 1" in (tmp_path / "saved" / "README.md").read_text(), "else this proves nothing"
+    for model, name in ((embedder, "object"), (tmp_path / "saved", "folder")):
+        found = publish(model, "org/saha", dry_run=True, output_dir=tmp_path / name)
+        assert "a secret" not in (tmp_path / name / "README.md").read_text()
+        assert {file for file in found.files if file.startswith("assets/")} <= {"assets/mining.png"}
+
+
+def test_an_adapter_that_the_weights_cannot_hold_is_not_published(unchecked, adapted, monkeypatch):
+    monkeypatch.setattr("saha_st.hub.publishing.merge_adapter", lambda model: False)
+    with pytest.raises(ValueError, match="lost when it is merged: weights in float32 are too coarse"):
+        publish(adapted[0], "org/saha", dry_run=True)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -246,6 +293,7 @@ def test_a_model_that_is_not_there_is_not_looked_for_on_the_hub_unless_it_may_be
         ({"card": "card.md", "base_model": "org/base"}, "base_model goes into a card"),
         ({"card": "foo.md"}, "no licence 'foo-9'"),
         ({"license": "apache2"}, "license: the Hub has no licence 'apache2'. Did you mean apache-2.0"),
+        ({"license": "other"}, "says nothing without a name"),
         ({"results": "full"}, "holds no results"),
         ({"results_revision": "26a0"}, "pass results"),
     ],

@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 from saha_st.cli import main
 from saha_st.hub import publish, verify
+from saha_st.hub.repository import Repository
 from saha_st.modules import load_embedder
 from saha_st.modules.merging import has_adapter
 
@@ -154,7 +155,9 @@ def test_of_what_was_there_only_what_a_loader_or_card_reads_goes_and_a_dry_run_s
     hub, unchecked, embedder, monkeypatch
 ):
     ours = ["model-00001-of-00002.safetensors", "adapter/adapter_config.json", "2_Dense/config.json", "results/T.json"]
+    ours += ["model.safetensors.index.json", "adapter_model.safetensors", "vocab.json", "preprocessor_config.json"]
     theirs = ["LICENSE", "saha-Q4_K_M.gguf", "docs/usage.md", "assets/logo.svg", "onnx/model.onnx"]
+    theirs += ["results/mine/a.csv", "data.json", "labels.bin"]
     HfApi().create_repo("org/saha")
     for name in ours + theirs:
         HfApi().upload_file(repo_id="org/saha", path_in_repo=name, path_or_fileobj=b"{}")
@@ -163,8 +166,34 @@ def test_of_what_was_there_only_what_a_loader_or_card_reads_goes_and_a_dry_run_s
         publish(embedder, "org/saha", dry_run=True, report=lines.append, revision=revision)
         assert sorted(line.split()[1] for line in lines if line.strip().startswith("delete")) == sorted(ours)
         assert sorted(line.split()[1] for line in lines if line.strip().startswith("keep")) == sorted(theirs)
+        outdated = [line.split()[1] for line in lines if "convert it anew" in line]
+        assert sorted(outdated) == ["onnx/model.onnx", "saha-Q4_K_M.gguf"]
     published = publish(embedder, "org/saha")
     assert hub.files("org/saha").keys() == {".gitattributes", *theirs, *published.files}
+
+
+def test_a_push_in_between_is_not_overwritten(hub, unchecked, embedder, monkeypatch):
+    publish(embedder, "org/saha")
+    change(embedder)
+    listed = Repository.changes
+
+    def list_and_push(self, files):
+        found = listed(self, files)
+        HfApi().upload_file(repo_id="org/saha", path_in_repo="LICENSE", path_or_fileobj=b"terms")
+        return found
+
+    monkeypatch.setattr(Repository, "changes", list_and_push)
+    with pytest.raises(OSError, match="refused .A commit has happened since"):
+        publish(embedder, "org/saha")
+
+
+def test_a_dry_run_says_that_it_sees_no_repository(hub, unchecked, embedder, logged_out):
+    publish(embedder, "org/saha", private=True)
+    logged_out()
+    for name in ("org/saha", "org/new"):
+        lines = []
+        publish(embedder, name, dry_run=True, report=lines.append)
+        assert f"On the Hub there is no {name} yet, or none that you may see." in lines
 
 
 def test_an_unchanged_model_makes_no_commit(hub, unchecked, embedder, tmp_path):
@@ -187,8 +216,9 @@ def test_an_interrupted_upload_changes_nothing_visible_and_can_be_repeated(hub, 
     pattern, status = fault
     hub.fail[pattern] = Fault(status)
     what = "interrupted" if status == DROP else "refused"
-    with pytest.raises(OSError, match=f"(?s)upload to 'org/saha' was {what}.*run the same command again"):
+    with pytest.raises(OSError, match=f"(?s)upload to 'org/saha' was {what} .*run the same command again") as raised:
         publish(embedder, "org/saha")
+    assert status == DROP or "Told to answer 403" in str(raised.value)
     assert hub.head("org/saha") == head and hub.files("org/saha") == files
     np.testing.assert_allclose(vectors(load()), old, atol=1e-5)
     hub.fail.clear()

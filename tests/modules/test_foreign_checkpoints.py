@@ -239,3 +239,30 @@ def test_a_pickled_adapter_is_refused(adapter):
     (adapter / ADAPTER_FILE).rename(adapter / "adapter_model.bin")
     with pytest.raises(ValueError, match=r"adapter_model\.bin, which is a pickle"):
         load_embedder(str(adapter), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("setting", "what"),
+    [
+        ({"bias": "lora_only"}, "bias lora_only"),
+        ({"peft_type": "IA3"}, "peft_type IA3"),
+        ({"modules_to_save": ["lm_head", "embed_tokens"]}, r"modules_to_save \['embed_tokens'\]"),
+    ],
+    ids=str,
+)
+def test_an_adapter_of_another_kind_is_said_to_be_one(adapter, setting, what):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | setting))
+    with pytest.raises(ValueError, match=f"of a kind that is not read here .*: {what}"):
+        load_embedder(str(adapter), device="cpu")
+
+
+def test_an_output_layer_in_an_adapter_plays_no_part(adapter, image):
+    expected = load_embedder(str(adapter), device="cpu").encode_query(["red stars", image])
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"modules_to_save": ["lm_head"]}))
+    tensors = load_file(adapter / ADAPTER_FILE)
+    save_file(tensors | {"base_model.model.lm_head.weight": torch.ones(4, 32)}, adapter / ADAPTER_FILE)
+    np.testing.assert_array_equal(
+        load_embedder(str(adapter), device="cpu").encode_query(["red stars", image]), expected
+    )
