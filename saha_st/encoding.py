@@ -226,7 +226,12 @@ def encode_function(
 
 
 def vector_fingerprint(
-    model: SentenceTransformer, *, task: Task = None, prompt: str | None = None, weights: str | None = None
+    model: SentenceTransformer,
+    *,
+    task: Task = None,
+    prompt: str | None = None,
+    weights: str | None = None,
+    versions: tuple[str, str] | None = None,
 ) -> str:
     """Name everything beside the input that a vector depends on.
 
@@ -238,6 +243,7 @@ def vector_fingerprint(
         task: As `encode_column`.
         prompt: As `encode_column`.
         weights: The model's `weights_digest`, where it is known already: reading all weights takes seconds a billion.
+        versions: Those of sentence-transformers and transformers; by default the installed ones.
 
     Returns:
         32 hexadecimal digits.
@@ -250,12 +256,14 @@ def vector_fingerprint(
         "truncate_dim": model.truncate_dim,
         "task": task,
         "prompt": prompt,
-        "versions": [sentence_transformers.__version__, transformers.__version__],
+        "versions": list(versions or (sentence_transformers.__version__, transformers.__version__)),
     }
     return blake2b(json.dumps(settings, sort_keys=True, default=_as_json).encode(), digest_size=16).hexdigest()
 
 
-def results_revision(model: SentenceTransformer, *, weights: str | None = None) -> str:
+def results_revision(
+    model: SentenceTransformer, *, weights: str | None = None, versions: tuple[str, str] | None = None
+) -> str:
     """Name all that the results of a model depend on: what its vectors do, and how they are compared.
 
     `evaluate` keeps results under this name, and `publish` takes along those of the vectors that it publishes.
@@ -263,11 +271,12 @@ def results_revision(model: SentenceTransformer, *, weights: str | None = None) 
     Args:
         model: The embedder.
         weights: As `vector_fingerprint`.
+        versions: As `vector_fingerprint`.
 
     Returns:
         32 hexadecimal digits.
     """
-    parts = [vector_fingerprint(model, weights=weights), model.similarity_fn_name or "cosine"]
+    parts = [vector_fingerprint(model, weights=weights, versions=versions), model.similarity_fn_name or "cosine"]
     return blake2b(":".join(parts).encode(), digest_size=16).hexdigest()
 
 

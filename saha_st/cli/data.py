@@ -1,4 +1,8 @@
-"""Look at a dataset of pairs before anything is encoded: saha-st data check PATH lists what is wrong, row by row."""
+"""Look at a dataset of pairs before anything is encoded, or write the generated one.
+
+saha-st data check pairs.jsonl        lists what is wrong, row by row
+saha-st data generate mini-mmeb       writes mini-MMEB to a new folder; the recipe mini-mmeb trains on it
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,14 @@ from typing import Any
 from saha_st.cli.options import add_pairs_arguments, at_least_one
 
 NAME = "data"
-HELP = "check pairs, row by row"
+HELP = "check pairs, row by row; or generate mini-MMEB"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("action", choices=("check",), help="check: list what is wrong")
+    parser.add_argument(
+        "action", choices=("check", "generate"), help="check: list what is wrong; generate: write mini-MMEB to PATH"
+    )
     add_pairs_arguments(parser)
     parser.add_argument(
         "--max_seq_length", type=at_least_one, help="report longer texts: characters, or tokens of --model"
@@ -24,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, print, and exit with 1 if there are rows that cannot be used."""
+    if args.action == "generate":
+        from saha_st.data.scenes import write_mini_mmeb
+
+        print(f"Wrote mini-MMEB to {write_mini_mmeb(args.path)}.")
+        return 0
     from saha_st.data import check_pairs, format_problems
     from saha_st.data.problems import format_summary
 

@@ -51,10 +51,26 @@ def require_model(name: str, revision: str | None = None) -> None:
         raise OSError(f"{not_loadable(name)} The Hub cannot be reached, and the cache does not have it.")
 
 
+def require_device(name: str | None) -> None:
+    """See that a torch device is there, before a model is loaded to it.
+
+    Raises:
+        ValueError: It is none, or not on this machine.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:  # what torch raises depends on how it was built
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
+        raise ValueError(f"--device {name}: there is no such device here ({reason}).") from error
+
+
 def load_model(args: argparse.Namespace) -> Any:
     """Load the model that `add_model_arguments` describes."""
     from saha_st.modules import load_embedder
 
+    require_device(args.device)
     return load_embedder(
         args.model_name_or_path,
         device=args.device,

@@ -25,8 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", "--dry_run", action="store_true", help="check and list, upload nothing")
     parser.add_argument("--output_dir", help="leave what is uploaded in this folder")
     parser.add_argument("--results", help="output folder of saha-st evaluate, to go along and into the card")
-    parser.add_argument("--results_revision", help="revision there, if not that of the model as it is now")
-    parser.add_argument("--license", help="licence of the model, by the Hub's identifier: apache-2.0, …")
+    parser.add_argument(
+        "--license", type=str.lower, help="licence of the model, by the Hub's identifier: apache-2.0, …"
+    )
     parser.add_argument("--base_model", help="Hub id of the base model, for the card; as the checkpoint tells")
     parser.add_argument("--card", help="a model card to use as it is; by default one is made")
     parser.add_argument("--keep_adapter", action="store_true", help="keep a merged adapter beside the weights")
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from saha_st.hub import publish
 
     names = (
-        "model repo_id private dry_run output_dir results results_revision license base_model card keep_adapter "
+        "model repo_id private dry_run output_dir results license base_model card keep_adapter "
         "revision create_pr commit_message"
     ).split()
     published = publish(report=print, **{name: getattr(args, name) for name in names})
@@ -53,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
     lowest = min(each.cosine for each in published.comparisons)
     print(f"Loaded without saha_st, with {' and '.join(engines)}: the tokens of all {inputs} inputs are equal, the "
           f"lowest cosine is {lowest:.6f}.")  # fmt: skip
-    print("Of secrets, paths, pickles and unaccounted pictures, none were found.")
+    print("Looked for secrets, paths, pickles and pictures that nothing accounts for: found none.")
+    if not args.license and not args.card:
+        print("The card names the licence only if the model's own card did; --license states one.")
     if published.url is None:
         where = (
             f" Look at it in {args.output_dir}." if args.output_dir else " With --output_dir you can read the card."

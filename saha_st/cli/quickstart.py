@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"\n{result.table}\n")
     print(f"Model: SentenceTransformer({str(result.model_dir)!r})")
     print(f"Page:  {result.page}")
+    print(f"Next:  saha-st publish {result.model_dir.parent} org/name --dry-run")
     print(f"Took {time.perf_counter() - start:.0f} s.")
     return 0
 

@@ -4,12 +4,14 @@
   saha-st verify org/saha --backend transformers
   saha-st verify org/saha --backend vllm --server http://localhost:8000
 
-For vLLM, serve the model first: vllm serve org/saha --runner pooling
+For vLLM, serve the model first: vllm serve org/saha --runner pooling --pooler-config '{"pooling_type": "LAST"}'
 """
 
 from __future__ import annotations
 
 import argparse
+
+from saha_st.cli.options import require_device
 
 NAME = "verify"
 HELP = "check that an engine gives the vectors that were published"
@@ -34,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify; the exit status is 1 if anything differs."""
     from saha_st.hub import verify
+
+    require_device(args.device)
 
     names = ("backend", "revision", "device", "server", "api_key", "tolerance")
     found = verify(args.model_name_or_path, **{name: getattr(args, name) for name in names})

@@ -153,7 +153,7 @@ class Report:
 
 
 def _versions() -> dict[str, str]:
-    return {name: metadata.version(name) for name in ("mteb", "sentence-transformers", "torch")}
+    return {name: metadata.version(name) for name in ("mteb", "sentence-transformers", "transformers", "torch")}
 
 
 def _column(name: str, scores: Scores, sources: Mapping[str, TaskSource]) -> dict[str, Any]:

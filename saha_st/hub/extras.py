@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, snapshot_download
@@ -15,9 +17,9 @@ from sentence_transformers.util import is_sentence_transformer_model
 
 from saha_st.card import SaHaModelCardData, render_card
 from saha_st.card.results import copy_results
-from saha_st.card.run_folders import RunFolder, find_run, find_run_of, find_runs, names_of
-from saha_st.card.sidecars import FIGURE_FILE, Sidecars, kept_adapter, read_result, remove_results
-from saha_st.encoding import results_revision
+from saha_st.card.run_folders import RunFolder, find_run_of, find_runs, names_of
+from saha_st.card.sidecars import FIGURE_FILE, Sidecars, kept_adapter, read_report, read_result, remove_results
+from saha_st.encoding import results_revision, weights_digest
 from saha_st.hub.licenses import check_license
 
 logger = logging.getLogger(__name__)
@@ -33,7 +35,6 @@ class Extras:
     Args:
         repo_id: Name of the repository.
         results: Output folder of `evaluate`; replaces the results that the model came with.
-        results_revision: The revision there, if not that of the model's vectors.
         card: A card to use as it is.
         license: Licence for the card, by the Hub's identifier.
         base_model: Hub id of the base model, for the card and for an adapter that is kept.
@@ -46,7 +47,6 @@ class Extras:
 
     repo_id: str
     results: str | Path | None = None
-    results_revision: str | None = None
     card: str | Path | None = None
     license: str | None = None
     base_model: str | None = None
@@ -55,8 +55,6 @@ class Extras:
     def __post_init__(self) -> None:
         if self.results is not None:
             find_runs(self.results)
-        elif self.results_revision is not None:
-            raise ValueError("results_revision says which of the results to take; pass results (--results), too.")
         if self.card is not None:
             self._check_card(Path(self.card))
         if self.license is not None:
@@ -84,27 +82,32 @@ class Extras:
             check_license(data.license)
 
     def run_of(self, model: SentenceTransformer) -> RunFolder | None:
-        """Find the results that were asked for: those of exactly these vectors, unless a revision is named.
+        """Find the results that were asked for: those of exactly these vectors.
 
         Args:
             model: The embedder as it was evaluated, adapters not yet merged.
 
         Raises:
-            FileNotFoundError: There are none of it.
+            FileNotFoundError: There are none of it, or no report on them.
         """
         if self.results is None:
             return None
-        if self.results_revision is not None:
-            return find_run(self.results, revision=self.results_revision)
-        revision = results_revision(model)
-        runs = find_runs(self.results)
-        if revision not in {run.revision for run in runs}:
+        runs, weights = find_runs(self.results), weights_digest(model)
+        own = {run.revision for run in runs if _is_of(model, weights, run.revision, _reports_of(run))}
+        if not own:
             raise FileNotFoundError(
                 f"results: {str(self.results)!r} holds results of {names_of(runs)}, none of these weights with this "
-                f"prompt and these settings ({revision}). Evaluate the model that you publish. If it is one of these "
-                "and only libraries have changed since, name its revision as results_revision (--results_revision)."
+                f"prompt and these settings. Run `saha-st evaluate` on the model that you publish, with --output_dir "
+                f"{self.results}."
             )
-        return find_run_of(self.results, revision, model_name=self.repo_id)
+        run = max((find_run_of(self.results, each, model_name=self.repo_id) for each in own), key=_newest)
+        if not _reports_of(run):
+            raise FileNotFoundError(
+                f"results: {str(self.results)!r} holds results of {run.model_name}, and no report on them, so the "
+                f"card could not show them. Run `saha-st evaluate` on it, with the same --benchmark and --output_dir "
+                f"{self.results}: what is done is not done again."
+            )
+        return run
 
     def add(
         self,
@@ -159,13 +162,29 @@ class Extras:
 def has_own_results(model: SentenceTransformer) -> bool:
     """Whether the results that a model carries are of the vectors that it gives now; says so if not."""
     reports = getattr(model.model_card_data, "reports", ())
-    if not reports or {report["revision"] for report in reports} == {results_revision(model)}:
+    weights = weights_digest(model) if reports else ""
+    if all(_is_of(model, weights, report["revision"], [report]) for report in reports):
         return True
     logger.warning(
-        "The results that came with the model are left out: they are of other weights or settings, or were made with "
-        "other versions of the libraries. Publish the folder that it was loaded from, or pass results (--results)."
+        "The results that came with the model are left out: they are of other weights or settings. Publish the folder "
+        "that it was loaded from, or pass results (--results)."
     )
     return False
+
+
+def _is_of(model: SentenceTransformer, weights: str, revision: str, reports: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether results are of the vectors of a model, be it that other versions of the libraries computed them."""
+    versions = [report["versions"] for report in reports]
+    named = {(each["sentence-transformers"], each["transformers"]) for each in versions if "transformers" in each}
+    return revision in {results_revision(model, weights=weights, versions=each) for each in (None, *named)}
+
+
+def _reports_of(run: RunFolder) -> list[dict[str, Any]]:
+    return [read_report(file) for file in sorted(run.reports.glob("*.json")) if ".limit-" not in file.name]
+
+
+def _newest(run: RunFolder) -> float:
+    return max(file.stat().st_mtime for file in run.result_files)
 
 
 def _take_over(source: str, folder: Path, token: str | None) -> None:

@@ -70,7 +70,6 @@ def publish(
     token: str | None = None,
     commit_message: str = "Publish the embedder with saha_st",
     results: str | Path | None = None,
-    results_revision: str | None = None,
     card: str | Path | None = None,
     license: str | None = None,
     base_model: str | None = None,
@@ -91,7 +90,6 @@ def publish(
         token: Token for the Hub; by default the one of ``hf auth login``.
         commit_message: Message of the commit.
         results: Output folder of `evaluate`; its results of this model go along, and into the card.
-        results_revision: The revision there, if not that of the model's vectors as it is now (`results_revision`).
         card: A model card to use as it is; by default one is made from what is known.
         license: The licence, by the Hub's identifier, for the card.
         base_model: Hub id of the base model, for the card; by default as the checkpoint tells.
@@ -117,7 +115,7 @@ def publish(
         ```
     """
     repository = Repository(repo_id, token, private, revision, create_pr)
-    extras = Extras(repo_id, results, results_revision, card, license, base_model, keep_adapter)
+    extras = Extras(repo_id, results, card, license, base_model, keep_adapter)
     target = None if output_dir is None else require_new_folder(output_dir)
     if not isinstance(model, SentenceTransformer):
         model = resolve_folder_or_hub_id(str(model))

@@ -161,6 +161,8 @@ def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArgument
         defaults |= {"batch_sampler": RunBatchSampler}
     defaults |= {"multi_dataset_batch_sampler": SameTaskBatchSampler}
     args = SentenceTransformerTrainingArguments(**{**defaults, **config.training, "output_dir": config.output_dir})
+    if args.learning_rate <= 0:
+        raise ValueError(f"training.learning_rate must be above 0, got {args.learning_rate}.")
     if config.mining is not None and args.per_device_train_batch_size < config.mining.num_negatives + 1:
         raise ValueError(
             f"training.per_device_train_batch_size={args.per_device_train_batch_size} is smaller than a cluster of "

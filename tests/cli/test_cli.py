@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from safetensors import safe_open
 
@@ -243,3 +244,21 @@ def test_an_unknown_flag_is_refused(capsys):
 
 def test_the_parser_knows_its_commands():
     assert build_parser().parse_args(["quickstart"]).output_dir == "quickstart-run"
+
+
+def test_the_generated_data_are_written_by_a_command_that_an_error_names(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    command = ["train", "--config", "mini-mmeb", "--max_steps", "1", "--output_dir"]
+    assert main([*command, "run"]) == 2
+    assert "`saha-st data generate mini-mmeb` writes mini-mmeb/mini-MMEB-train" in capsys.readouterr().err
+    assert main(["data", "generate", "mini-mmeb"]) == 0
+    assert main(["data", "check", "mini-mmeb/mini-MMEB-train", "--format", "mmeb", "--subset", "Digits"]) in (0, 1)
+    assert main([*command, "other", "--learning_rate=-1"]) == 2
+    assert "training.learning_rate must be above 0, got -1.0" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_here_is_refused_in_a_line(tmp_path, capsys):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (name,) = {"cuda:77"} if torch.cuda.is_available() else {"cuda"}
+    assert main(["encode", str(tmp_path), "--output", str(tmp_path / "x.parquet"), "--device", name]) == 2
+    assert f"--device {name}: there is no such device here" in capsys.readouterr().err

@@ -202,12 +202,32 @@ def test_results_go_along_by_the_vectors_that_they_are_of(unchecked, tiny_mllm, 
     assert "### Bench" in (tmp_path / "copy" / "README.md").read_text()
 
 
-def test_results_of_other_vectors_are_refused_unless_they_are_named(unchecked, embedder, tmp_path):
+def test_results_of_other_vectors_are_refused(embedder, tmp_path):
     results = evaluated(tmp_path / "evaluation", "org/saha", "26a0")
     with pytest.raises(FileNotFoundError, match="holds results of org/saha @ 26a0, none of these weights"):
         publish(embedder, "org/saha", dry_run=True, results=results)
-    found = publish(embedder, "org/saha", dry_run=True, results=results, results_revision="26a0")
-    assert "results/T.json" in found.files
+
+
+def test_results_that_other_versions_of_the_libraries_computed_are_this_models(unchecked, tiny_mllm, tmp_path):
+    model = load_embedder(str(tiny_mllm), device="cpu")
+    revision = results_revision(model, versions=("6.1.0", "5.4.0"))
+    assert revision != results_revision(model)
+    results = evaluated(tmp_path / "evaluation", "org/saha", revision)
+    with pytest.raises(FileNotFoundError, match="none of these weights"):
+        publish(tiny_mllm, "org/saha", dry_run=True, results=results)
+    (file,) = RunFolder(results, "org/saha", revision).reports.glob("*.json")
+    report = json.loads(file.read_text())
+    report["versions"] |= {"sentence-transformers": "6.1.0", "transformers": "5.4.0"}
+    file.write_text(json.dumps(report))
+    assert "results/T.json" in publish(tiny_mllm, "org/saha", dry_run=True, results=results).files
+
+
+def test_results_without_a_report_are_refused_as_the_card_would_not_show_them(unchecked, tiny_mllm, tmp_path):
+    revision = results_revision(load_embedder(str(tiny_mllm), device="cpu"))
+    results = evaluated(tmp_path / "evaluation", "org/saha", revision)
+    shutil.rmtree(results / "reports")
+    with pytest.raises(FileNotFoundError, match="no report on them.*what is done is not done again"):
+        publish(tiny_mllm, "org/saha", dry_run=True, results=results)
 
 
 def test_files_beside_a_plain_llm_are_not_taken_along(unchecked, tiny_mllm, tmp_path):
@@ -295,7 +315,6 @@ def test_an_adapter_that_the_weights_cannot_hold_is_not_published(unchecked, ada
         ({"license": "apache2"}, "license: the Hub has no licence 'apache2'. Did you mean apache-2.0"),
         ({"license": "other"}, "says nothing without a name"),
         ({"results": "full"}, "holds no results"),
-        ({"results_revision": "26a0"}, "pass results"),
     ],
     ids=str,
 )

@@ -17,6 +17,7 @@ from datasets import Dataset, load_dataset
 
 from saha_st.data.archives import unpack_once
 from saha_st.data.hub import hub_cache
+from saha_st.data.scenes.mini_mmeb import TRAIN_DIR
 from saha_st.data.tables import read_table
 
 logger = logging.getLogger(__name__)
@@ -147,6 +148,11 @@ def open_mmeb(
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
         name = str(name_or_path)
+        if folder.name == TRAIN_DIR:
+            raise FileNotFoundError(
+                f"{name!r} is not here. It is generated: `saha-st data generate mini-mmeb` writes "
+                f"mini-mmeb/{TRAIN_DIR}; name that (path, in a config)."
+            )
         if isinstance(name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise FileNotFoundError(
                 f"name_or_path: {name!r} is neither a folder nor a dataset of the Hub (owner/name)."
