@@ -260,5 +260,19 @@ def test_the_generated_data_are_written_by_a_command_that_an_error_names(tmp_pat
 def test_a_device_that_is_not_here_is_refused_in_a_line(tmp_path, capsys):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     (name,) = {"cuda:77"} if torch.cuda.is_available() else {"cuda"}
-    assert main(["encode", str(tmp_path), "--output", str(tmp_path / "x.parquet"), "--device", name]) == 2
+    assert (
+        main(
+            [
+                "encode",
+                str(tmp_path),
+                "--model",
+                "saha-tiny",
+                "--output",
+                str(tmp_path / "x.parquet"),
+                "--device",
+                name,
+            ]
+        )
+        == 2
+    )
     assert f"--device {name}: there is no such device here" in capsys.readouterr().err
