@@ -94,7 +94,7 @@ def test_the_plain_values_hold_what_the_table_shows_and_the_numbers_behind_it():
         "abc",
         None,
     )
-    assert set(values["versions"]) == {"saha_st", "mteb", "sentence-transformers", "torch"}
+    assert set(values["versions"]) == {"saha_st", "mteb", "sentence-transformers", "transformers", "torch"}
     broken, other = values["columns"]
     assert broken["means"]["Overall"] == {"shown": NO_SCORE, "percent": None}
     assert broken["tasks"]["A"] == {

@@ -120,9 +120,9 @@ def test_the_engines_that_are_left_out_are_refused_and_do_get_other_vectors(embe
     export_model(embedder, tmp_path)
     write_parity(embedder, tmp_path)
     assert verify(str(tmp_path), device="cpu").is_equal
-    for options in ({"backend": "transformers"}, {"backend": "vllm", "server": "http://127.0.0.1:9"}):
+    for options in ({"backend": "transformers", "device": "cpu"}, {"backend": "vllm", "server": "http://127.0.0.1:9"}):
         with pytest.raises(ValueError, match=r"cannot compute .*last token.*\(--backend\) sentence-transformers\.$"):
-            verify(str(tmp_path), device="cpu", **options)
+            verify(str(tmp_path), **options)
     file = tmp_path / PARITY / FIXTURES_FILE
     file.write_text(json.dumps({**json.loads(file.read_text()), "engines": list(ENGINES)}))
     assert not verify(str(tmp_path), backend="transformers", device="cpu").is_equal
