@@ -18,6 +18,11 @@ def sees(model: SentenceTransformer) -> bool:
     return "image" in model.modalities
 
 
+def dtype_of(model: SentenceTransformer) -> str:
+    """The dtype of its weights, such as ``float32``."""
+    return str(model.dtype).removeprefix("torch.")
+
+
 def prompt_of(model: SentenceTransformer) -> HierarchicalPrompt | None:
     """The hierarchical prompt in its chat template."""
     found = (HierarchicalPrompt.from_chat_template(each) for each in _chat_templates(model))

@@ -38,7 +38,7 @@ def copy_results(
     """
     run, target = find_run(results_dir, model_name=model_name, revision=revision), Path(folder)
     results = {file: read_result(file) for file in run.result_files}
-    reports = {file: read_report(file) for file in sorted(run.reports.glob("*.json")) if ".limit-" not in file.name}
+    reports = {file: read_report(file) for file in run.report_files}
     if not reports:
         logger.warning(
             "%s holds no report (%s/*.json), so that the card gets no table. Run the same `saha-st evaluate` again: "

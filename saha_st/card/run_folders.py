@@ -63,6 +63,11 @@ class RunFolder:
         """The results that there are, by task's name."""
         return sorted(file for file in self.results.glob("*.json") if file.name != _META)
 
+    @property
+    def report_files(self) -> list[Path]:
+        """The reports that there are, without those of quick looks."""
+        return sorted(file for file in self.reports.glob("*.json") if ".limit-" not in file.name)
+
     def result(self, task_name: str) -> TaskResult | None:
         """Return what is stored of a task, or `None`.
 

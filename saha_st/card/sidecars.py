@@ -26,6 +26,9 @@ RECIPE_FILE, MINING_FILE, REPORTS_DIR, FIGURE_FILE = (
     "assets/mining.png",
 )
 
+ADAPTER_FOLDER = "adapter"
+"""Where an adapter that was merged is kept beside the weights; no loader looks there by itself."""
+
 _OF_RESULTS = {"task_name", "scores", "mteb_version", "dataset_revision"}
 
 
@@ -67,8 +70,8 @@ class Sidecars:
 
 
 def kept_adapter(folder: Path) -> dict[str, str | None] | None:
-    """Read which model an adapter in ``adapter/`` belongs on; None if there is no adapter."""
-    file = folder / "adapter" / "adapter_config.json"
+    """Read which model a kept adapter belongs on; None if there is no adapter."""
+    file = folder / ADAPTER_FOLDER / "adapter_config.json"
     config = _read(file, ())
     return config and {"base": config.get("base_model_name_or_path"), "revision": config.get("revision")}
 

@@ -36,7 +36,7 @@ def template_variables(data: SaHaModelCardData) -> dict[str, Any]:
         "base_is_on_hub": is_hub_id(data.base_model),
         "kept_adapter_is_on_hub": data.kept_adapter and is_hub_id(data.kept_adapter["base"]),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": facts.dtype_of(model),
         "is_last_token": facts.is_last_token(model),
         "is_in_template": facts.is_in_template(model),
         "is_stock": facts.is_stock(model),

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Build the app and serve it until it is interrupted."""
-    from saha_st.cli.options import require_model
+    from saha_st.cli.options import require_device, require_model
     from saha_st.demo import DemoSettings
 
     settings = DemoSettings(**{field.name: getattr(args, field.name) for field in fields(DemoSettings)})
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     _require_free(args.host, args.port)
     require_model(settings.model, settings.revision)
     print("Loading …", flush=True)
+    require_device(settings.device)
     from saha_st.demo import build_demo, launch_options  # and torch, now that nothing is wrong with the flags
 
     demo = build_demo(settings, show_progress_bar=not args.quiet)

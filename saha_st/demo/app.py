@@ -19,7 +19,7 @@ from saha_st.demo.examples import hat_examples, search_examples
 from saha_st.demo.gallery import open_gallery
 from saha_st.demo.guard import Guard
 from saha_st.demo.limits import MAX_FILE_BYTES
-from saha_st.demo.settings import DemoSettings, public_name
+from saha_st.demo.settings import DemoSettings
 from saha_st.demo.show import PICTURES, Show
 from saha_st.demo.tab_detective import detective_tab
 from saha_st.demo.tab_hat import COUNT as HAT_COUNT
@@ -28,7 +28,7 @@ from saha_st.demo.tab_search import COUNT, search_tab
 from saha_st.demo.theme import css, javascript, theme
 from saha_st.demo.views import notice
 from saha_st.modules import load_embedder
-from saha_st.modules.sources import EMBEDDED_MODELS
+from saha_st.modules.sources import EMBEDDED_MODELS, shown_name
 
 TITLE = "SaHa: one embedder for pictures and text"
 _WORLD_TOKENS = (4, 16)  # the embedded models know pictures of 64 pixels, which are 16 tokens
@@ -73,7 +73,7 @@ def build_demo(settings: DemoSettings | None = None, *, show_progress_bar: bool 
     engine = Engine(
         model,
         gallery,
-        name=public_name(settings.model),
+        name=shown_name(settings.model),
         cache_folder=settings.cache_folder,
         show_progress_bar=show_progress_bar,
     )

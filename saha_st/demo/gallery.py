@@ -12,8 +12,9 @@ from PIL import Image
 
 from saha_st.data.scenes import Scene, draw, language, sample_scene
 from saha_st.data.scenes.changes import alter
-from saha_st.demo.settings import SCENES, DemoSettings, public_name
+from saha_st.demo.settings import SCENES, DemoSettings
 from saha_st.modules.inputs import open_image
+from saha_st.modules.sources import shown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -82,7 +83,7 @@ def open_gallery(settings: DemoSettings) -> Gallery:
         reason = str(error).removeprefix("source: ")
         raise OSError(f"--gallery {settings.gallery!r} cannot be opened: {reason}") from error
     rows = _readable(inputs.select(range(min(len(inputs), settings.max_pictures))))
-    return gallery_of_rows(public_name(settings.gallery), rows)
+    return gallery_of_rows(shown_name(settings.gallery), rows)
 
 
 def gallery_of_rows(title: str, rows: Sequence[Row]) -> Gallery:

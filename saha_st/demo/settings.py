@@ -7,19 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from saha_st.modules.sources import EMBEDDED_MODELS, folder_name
+from saha_st.modules.sources import EMBEDDED_MODELS
 
 PREFIX = "SAHA_DEMO_"
 """A field `model` is the environment variable SAHA_DEMO_MODEL."""
 
 SCENES = "scenes"
 """The name of the generated gallery."""
-
-
-def public_name(source: str) -> str:
-    """What visitors read of a model or gallery: its name on the Hub, or of a path the last part."""
-    path = Path(source).expanduser()
-    return folder_name(path) if path.exists() else source
 
 
 @dataclass(frozen=True)

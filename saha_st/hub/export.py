@@ -21,10 +21,9 @@ from sentence_transformers.base.modules import Transformer
 from transformers import PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-logger = logging.getLogger(__name__)
+from saha_st.card.sidecars import ADAPTER_FOLDER
 
-ADAPTER_FOLDER = "adapter"
-"""Where an adapter that was merged is kept beside the weights; no loader looks there by itself."""
+logger = logging.getLogger(__name__)
 
 
 def export_model(model: SentenceTransformer, folder: str | Path) -> None:

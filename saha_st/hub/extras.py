@@ -92,8 +92,9 @@ class Extras:
         """
         if self.results is None:
             return None
-        runs, weights = find_runs(self.results), weights_digest(model)
-        own = {run.revision for run in runs if _is_of(model, weights, run.revision, _reports_of(run))}
+        runs = find_runs(self.results)
+        reports = [read_report(file) for run in runs for file in run.report_files]
+        own = {run.revision for run in runs} & _revisions_of(model, reports)
         if not own:
             raise FileNotFoundError(
                 f"results: {str(self.results)!r} holds results of {names_of(runs)}, none of these weights with this "
@@ -101,7 +102,7 @@ class Extras:
                 f"{self.results}."
             )
         run = max((find_run_of(self.results, each, model_name=self.repo_id) for each in own), key=_newest)
-        if not _reports_of(run):
+        if not run.report_files:
             raise FileNotFoundError(
                 f"results: {str(self.results)!r} holds results of {run.model_name}, and no report on them, so the "
                 f"card could not show them. Run `saha-st evaluate` on it, with the same --benchmark and --output_dir "
@@ -162,8 +163,7 @@ class Extras:
 def has_own_results(model: SentenceTransformer) -> bool:
     """Whether the results that a model carries are of the vectors that it gives now; says so if not."""
     reports = getattr(model.model_card_data, "reports", ())
-    weights = weights_digest(model) if reports else ""
-    if all(_is_of(model, weights, report["revision"], [report]) for report in reports):
+    if not reports or {report["revision"] for report in reports} <= _revisions_of(model, reports):
         return True
     logger.warning(
         "The results that came with the model are left out: they are of other weights or settings. Publish the folder "
@@ -172,15 +172,12 @@ def has_own_results(model: SentenceTransformer) -> bool:
     return False
 
 
-def _is_of(model: SentenceTransformer, weights: str, revision: str, reports: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether results are of the vectors of a model, be it that other versions of the libraries computed them."""
+def _revisions_of(model: SentenceTransformer, reports: Sequence[Mapping[str, Any]]) -> set[str]:
+    """What results of a model's vectors are filed under, with the installed libraries or those that reports name."""
     versions = [report["versions"] for report in reports]
     named = {(each["sentence-transformers"], each["transformers"]) for each in versions if "transformers" in each}
-    return revision in {results_revision(model, weights=weights, versions=each) for each in (None, *named)}
-
-
-def _reports_of(run: RunFolder) -> list[dict[str, Any]]:
-    return [read_report(file) for file in sorted(run.reports.glob("*.json")) if ".limit-" not in file.name]
+    weights = weights_digest(model)
+    return {results_revision(model, weights=weights, versions=each) for each in (None, *named)}
 
 
 def _newest(run: RunFolder) -> float:

@@ -44,7 +44,7 @@ def write_parity(model: SentenceTransformer, folder: str | Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     pictures = [draw(sample_scene(Random(seed)), seed=seed) for seed in (1, 2)]
     entries, vectors = [], []
-    for task, row in _inputs(pictures, can_see="image" in model[0].modalities):
+    for task, row in _inputs(pictures, can_see=facts.sees(model)):
         prompt = (model.prompts or {}).get(task)
         ids = _ids(model, row, task, prompt)
         if ids is None:
@@ -59,8 +59,12 @@ def write_parity(model: SentenceTransformer, folder: str | Path) -> None:
         if any({"type": "image", "image": _name(index)} in entry["content"] for entry in entries):
             picture.save(place / _name(index))
     tolerance = TOLERANCE.get(model.dtype, _TOLERANCE_OF_HALF_PRECISION)
-    dtype = str(model.dtype).removeprefix("torch.")
-    stored = {"dtype": dtype, "tolerance": tolerance, "engines": engines_for(model), "entries": entries}
+    stored = {
+        "dtype": facts.dtype_of(model),
+        "tolerance": tolerance,
+        "engines": engines_for(model),
+        "entries": entries,
+    }
     (place / FIXTURES_FILE).write_text(json.dumps(stored, ensure_ascii=False, indent=1) + "\n", encoding="utf8")
     (place / VECTORS_FILE).write_bytes(save({"vectors": np.stack(vectors).astype(np.float32)}))
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from sentence_transformers import SentenceTransformer
 
+from saha_st.card import facts
 from saha_st.card.sidecars import FIGURE_FILE
 from saha_st.files import require_new_folder
 from saha_st.hub import engines
@@ -127,7 +128,7 @@ def publish(
         folder = Path(scratch) / "repository"
         written = _write(model, folder, extras, token=token)
         _free_memory()
-        if problems := find_problems(folder, wanted_pictures={FIGURE_FILE}):
+        if problems := find_problems(folder, wanted_pictures=frozenset({FIGURE_FILE})):
             raise ValueError("This must not be published:\n" + "\n".join(f"  {problem}" for problem in problems))
         files = list_files(folder)
         _list(files, report)
@@ -153,9 +154,9 @@ class _Written:
 def _write(model: SentenceTransformer | str, folder: Path, extras: Extras, *, token: str | None) -> _Written:
     """Write the repository. A model that is loaded here is gone on return: the check that follows loads it again."""
     source = model if isinstance(model, str) else None
-    embedder = load_embedder(model, token=token) if isinstance(model, str) else model
+    embedder = model if source is None else load_embedder(source, token=token)
     run = extras.run_of(embedder)
-    keeps_results = source is not None or has_own_results(embedder)
+    keeps_results = run is not None or source is not None or has_own_results(embedder)
     effect = adapter_effect(embedder)
     if effect is not None:
         logger.info("The adapter: %d tensors on %d layers.", effect.tensors, effect.layers)
@@ -164,10 +165,9 @@ def _write(model: SentenceTransformer | str, folder: Path, extras: Extras, *, to
         if source is None:
             embedder = copy.deepcopy(embedder)
         if not merge_adapter(embedder):
-            dtype = str(embedder.dtype).removeprefix("torch.")
             raise ValueError(
-                f"The adapter is lost when it is merged: weights in {dtype} are too coarse for what it does. Train "
-                "on, or publish load_embedder(..., model_kwargs={'dtype': 'float32'})."
+                f"The adapter is lost when it is merged: weights in {facts.dtype_of(embedder)} are too coarse for "
+                "what it does. Train on, or publish load_embedder(..., model_kwargs={'dtype': 'float32'})."
             )
     elif extras.keep_adapter:
         raise ValueError("keep_adapter: the model has no adapter to keep.")
@@ -220,7 +220,7 @@ def _look_up_changes(
     try:
         changes = repository.changes(files)
     except OSError as error:
-        report(f"What is on the Hub in {repository.repo_id} could not be looked up ({error}).")
+        report(str(error))
         return None
     if changes.parent is None:
         report(f"On the Hub there is no {repository.repo_id} yet, or none that you may see.")

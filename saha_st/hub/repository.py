@@ -44,14 +44,17 @@ class Changes(NamedTuple):
     Attributes:
         deleted: Files that go.
         kept: Files of others.
-        outdated: Files of others that hold earlier weights, for other engines.
         parent: The commit that this was seen in; None if there is no repository, or none that may be seen.
     """
 
     deleted: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    outdated: tuple[str, ...] = ()
     parent: str | None = None
+
+    @property
+    def outdated(self) -> tuple[str, ...]:
+        """What of the kept files holds earlier weights, for other engines."""
+        return tuple(name for name in self.kept if _CONVERTED.fullmatch(name))
 
 
 @dataclass(frozen=True)
@@ -139,14 +142,13 @@ class Repository:
         try:
             info = self._look_up()
         except (HTTPError, OfflineModeIsEnabled) as error:
-            raise OSError(_first_line(error)) from error
+            reason = _first_line(error)
+            raise OSError(f"What is on the Hub in {self.repo_id} could not be looked up ({reason}).") from error
         if info is None:
             return Changes()
         others = sorted({each.rfilename for each in info.siblings or ()} - {".gitattributes", *files})
-        kept = [name for name in others if not _OWN.fullmatch(name)]
-        outdated = [name for name in kept if _CONVERTED.fullmatch(name)]
-        deleted = set(others) - set(kept)
-        return Changes(tuple(sorted(deleted)), tuple(kept), tuple(outdated), info.sha)
+        deleted = tuple(name for name in others if _OWN.fullmatch(name))
+        return Changes(deleted, tuple(name for name in others if name not in deleted), info.sha)
 
     def _look_up(self) -> ModelInfo | None:
         for revision in dict.fromkeys((self.revision, None)):  # a new branch begins as main

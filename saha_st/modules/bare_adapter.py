@@ -62,7 +62,7 @@ def base_of(folder: Path) -> tuple[str, str | None]:
     Raises:
         ValueError: It does not say.
     """
-    config = json.loads((folder / _CONFIG).read_text(encoding="utf8"))
+    config = _read_config(folder)
     if not config.get("base_model_name_or_path"):
         raise ValueError(
             f"The adapter {str(folder)!r} names no base model: set base_model_name_or_path in its {_CONFIG}."
@@ -104,9 +104,13 @@ def put_adapter(transformer: Transformer, folder: Path, *, processor_kwargs: dic
     _take_processor(transformer, folder, processor_kwargs or {})
 
 
+def _read_config(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / _CONFIG).read_text(encoding="utf8"))
+
+
 def _check_kind(folder: Path) -> None:
     """Refuse adapters that are more than low-rank matrices beside the layers."""
-    config = json.loads((folder / _CONFIG).read_text(encoding="utf8"))
+    config = _read_config(folder)
     stated = {"peft_type": config.get("peft_type", "LORA"), "bias": config.get("bias", "none")}
     stated["modules_to_save"] = sorted(set(config.get("modules_to_save") or ()) - {_OUTPUT_LAYER})
     unknown = {name: value for name, value in stated.items() if value not in ("LORA", "none", [])}

@@ -16,7 +16,7 @@ from saha_st.card.sidecars import MINING_FILE, RECIPE_FILE, REPORTS_DIR
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.modules.bare_adapter import base_of, find_bare_adapter, put_adapter
 from saha_st.modules.image_tokens import set_image_tokens
-from saha_st.modules.sources import folder_name, not_loadable, resolve_model
+from saha_st.modules.sources import not_loadable, resolve_model, shown_name
 from saha_st.modules.transformer import HierarchicalPromptTransformer
 from saha_st.modules.weight_names import load_renamed
 from saha_st.prompts import HierarchicalPrompt
@@ -175,12 +175,12 @@ def _set_card_data(
 ) -> None:
     """Give a model what its card is rendered from: of a checkpoint, what lies beside the weights."""
     origin = base_of(bare_adapter)[0] if bare_adapter else path
-    name = folder_name(origin) if Path(origin).exists() else origin
+    name = shown_name(origin)
     if not is_embedder:
         model.model_card_data.base_model = model.model_card_data.base_model or name
         model.model_card_data.is_untrained = bare_adapter is None
         if bare_adapter:
-            model.model_card_data.adapter = folder_name(path) if Path(path).exists() else path
+            model.model_card_data.adapter = shown_name(path)
         return
     try:
         # Vectors to compare with are not saved with the model, so that the card must not speak of them.

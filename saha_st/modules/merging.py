@@ -20,6 +20,8 @@ from PIL import Image, ImageDraw
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from saha_st.card import facts
+
 logger = logging.getLogger(__name__)
 
 _TEXTS = ("a probe", "another text, to compare vectors before and after")
@@ -123,7 +125,7 @@ def default_probes(model: SentenceTransformer) -> list[Any]:
 
     A picture that does not fit into ``max_seq_length`` is left out; the model cannot be used with one, either.
     """
-    if "image" not in model[0].modalities:
+    if not facts.sees(model):
         return list(_TEXTS)
     picture = _draw_probe()
     return [*_TEXTS, *(cell for cell in (picture, {"image": picture, "text": _TEXTS[0]}) if _fits(model, cell))]

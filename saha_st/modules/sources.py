@@ -58,6 +58,12 @@ def folder_name(path: str | Path) -> str:
     return folder.parent.name if folder.name == FINAL and folder.parent.name else folder.name
 
 
+def shown_name(source: str) -> str:
+    """Return a model's or dataset's name on the Hub, or of a folder here its name without those that it lies in."""
+    path = Path(source).expanduser()
+    return folder_name(path) if path.exists() else source
+
+
 def not_loadable(name: str) -> str:
     """Return how to say that a model cannot be loaded, with what may have been meant."""
     close = difflib.get_close_matches(str(name), EMBEDDED_MODELS, n=1, cutoff=0.6)

@@ -4,7 +4,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from saha_st.demo.gallery import MAX_SIDE, gallery_of_rows, open_gallery, scenes_gallery
-from saha_st.demo.settings import DemoSettings, public_name
+from saha_st.demo.settings import DemoSettings
+from saha_st.modules.sources import shown_name
 
 
 def test_the_generated_gallery_is_the_same_every_time_and_holds_false_negatives():
@@ -45,7 +46,7 @@ def test_visitors_read_the_name_of_a_folder_and_not_where_it_is(folder):
     for name in ("a.png", "c.png"):
         (folder / name).rename(folder / "photos" / name)
     assert open_gallery(DemoSettings(gallery=str(folder / "photos"))).title == "photos"
-    assert public_name("org/photos") == "org/photos"
+    assert shown_name("org/photos") == "org/photos"
 
 
 def test_pictures_that_cannot_be_read_are_left_out_and_named(folder, caplog):

@@ -142,7 +142,7 @@ def test_counts_out_of_bounds_are_refused(count):
 
 def test_an_upload_of_the_api_is_a_file_and_nothing_else():
     assert uploaded_path(None) is None
-    assert uploaded_path({"path": "/tmp/gradio/a.png"}) == "/tmp/gradio/a.png"
+    assert uploaded_path({"path": "/uploads/a.png"}) == "/uploads/a.png"
     for upload in ("https://x.org/a.png", ["a"], {"url": "https://x.org"}, {"path": ""}, {"path": 3}):
         with pytest.raises(UserError, match="handle_file"):
             uploaded_path(upload)
@@ -154,7 +154,7 @@ FILE = {"meta": {"_type": "gradio.FileData"}}
 @pytest.mark.parametrize(
     ("data", "refused"),
     [
-        ([{"path": "/tmp/gradio/a.png", "url": "http://127.0.0.1:7860/gradio_api/file=/tmp/a.png", **FILE}], False),
+        ([{"path": "/uploads/a.png", "url": "http://127.0.0.1:7860/gradio_api/file=/uploads/a.png", **FILE}], False),
         (["https://example.com/cat.png", None, 8], False),
         ([{"path": "https://example.com/a.png", **FILE}], True),
         ([{"path": " HTTP://example.com/a.png", **FILE}], True),
