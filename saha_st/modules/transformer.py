@@ -9,14 +9,18 @@ where `saha_st` is not installed; `HierarchicalPromptTransformer.adopt` turns th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from sentence_transformers.base.modules import Transformer
+from torch import Tensor
 
 from saha_st.modules.adapter_files import write_whole_names
 from saha_st.modules.inputs import canonical_inputs, has_media
+from saha_st.modules.shared_prefix import SharedPrefix
 from saha_st.prompts import HierarchicalPrompt
 
 REQUIREMENTS = {
@@ -115,6 +119,22 @@ class HierarchicalPromptTransformer(Transformer):
                 self._check_room(row, index, limit, length)
         return render(rows) if any(media) else features
 
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Run the backbone; see `Transformer.forward`. In inference, what all rows begin with runs once."""
+        if not self._may_share_prefix(features, kwargs):
+            return super().forward(features, **kwargs)
+
+        def plain(features: Mapping[str, Any], **kwargs: Any) -> Tensor:
+            return super(HierarchicalPromptTransformer, self).forward(dict(features), **kwargs)[
+                self.module_output_name
+            ]
+
+        states = self._shared_prefix.forward(features, plain, self.model)
+        if states is None:
+            return super().forward(features, **kwargs)
+        features[self.module_output_name] = states
+        return features
+
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Save like the stock module, and state in the model's config which versions it needs."""
         if backend := getattr(self.tokenizer, "backend_tokenizer", None):
@@ -131,6 +151,18 @@ class HierarchicalPromptTransformer(Transformer):
             config = json.loads(config_path.read_text(encoding="utf8"))
             config["requirements"] = REQUIREMENTS
             config_path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf8")
+
+    def _may_share_prefix(self, features: Mapping[str, Any], kwargs: Mapping[str, Any]) -> bool:
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or self.backend != "torch":
+            return False
+        takes_cache = self.model_forward_params is None or "past_key_values" in self.model_forward_params
+        all_layers = getattr(self.model.config, "output_hidden_states", False)
+        extra = {name for name in kwargs if name != "task"}
+        return takes_cache and not all_layers and not extra and {"input_ids", "attention_mask"} <= features.keys()
+
+    @cached_property
+    def _shared_prefix(self) -> SharedPrefix:
+        return SharedPrefix(self.config, self.processor)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The class goes by the stock class's name, so pickle cannot find it by name.

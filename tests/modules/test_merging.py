@@ -133,7 +133,7 @@ def test_a_merge_that_leaves_the_bases_weights_is_refused_however_little_the_ada
 
 
 def test_an_adapter_that_half_precision_cannot_hold_is_told(adapted, caplog):
-    model = adapted(LANGUAGE, std=3e-5, dtype=torch.bfloat16)
+    model = adapted(LANGUAGE, std=1e-4, dtype=torch.bfloat16)
     base = copy.deepcopy(model[0].model.state_dict())
     assert adapter_effect(model).change > 0
     with caplog.at_level(logging.WARNING):
