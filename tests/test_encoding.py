@@ -18,8 +18,8 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from saha_st import encoding
-from saha_st.encoding import VectorStore, encode_column, vector_fingerprint, write_whole
+from saha_st.encoding import VectorStore, columns, encode_column, engine, fingerprints, vector_fingerprint
+from saha_st.files import write_whole
 from saha_st.prompts import HierarchicalPrompt
 
 
@@ -27,9 +27,15 @@ from saha_st.prompts import HierarchicalPrompt
 def encoded_inputs(embedder, monkeypatch) -> list:
     """Collects every input that reaches the model."""
     seen = []
-    preprocess = embedder.preprocess
-    monkeypatch.setattr(embedder, "preprocess", lambda inputs, **kw: seen.extend(inputs) or preprocess(inputs, **kw))
+    prepare = engine._Prompted.__call__
+    monkeypatch.setattr(
+        engine._Prompted, "__call__", lambda self, inputs: seen.extend(map(text_of, inputs)) or prepare(self, inputs)
+    )
     return seen
+
+
+def text_of(cell):
+    return cell["text"] if isinstance(cell, dict) else cell
 
 
 def texts(values: list[str]) -> Dataset:
@@ -114,30 +120,30 @@ def test_a_checkpoint_has_one_fingerprint_wherever_it_lies_and_so_has_its_adapte
 
 def test_sets_in_settings_are_written_in_one_order_whatever_the_process():
     names = {f"layer{number}_proj" for number in range(20)}
-    assert json.loads(json.dumps({"target_modules": names}, default=encoding._as_json)) == {
+    assert json.loads(json.dumps({"target_modules": names}, default=fingerprints._as_json)) == {
         "target_modules": sorted(names)
     }
 
 
 def test_a_killed_run_keeps_its_whole_shards(embedder, encoded_inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoding, "SHARD_SIZE", 4)
+    monkeypatch.setattr(columns, "SHARD_SIZE", 4)
     dataset = texts([f"text {i}" for i in range(10)])
-    original = encoding._encode_rows
+    original = engine._Prompted.__call__
 
-    def stop_at_the_third_shard(*args, **kwargs):
-        if 8 in args[2]:
+    def stop_at_the_third_shard(self, inputs):
+        if "text 8" in inputs:
             raise KeyboardInterrupt
-        return original(*args, **kwargs)
+        return original(self, inputs)
 
-    monkeypatch.setattr(encoding, "_encode_rows", stop_at_the_third_shard)
-    with pytest.raises(KeyboardInterrupt):
-        encode_column(dataset, "anchor", embedder, cache_folder=tmp_path, **QUIET)
-    monkeypatch.setattr(encoding, "_encode_rows", original)
+    with monkeypatch.context() as killed:
+        killed.setattr(engine._Prompted, "__call__", stop_at_the_third_shard)
+        with pytest.raises(KeyboardInterrupt):
+            encode_column(dataset, "anchor", embedder, cache_folder=tmp_path, num_workers=0, **QUIET)
     encoded_inputs.clear()
-    resumed = encode_column(dataset, "anchor", embedder, cache_folder=tmp_path, **QUIET)
+    resumed = encode_column(dataset, "anchor", embedder, cache_folder=tmp_path, num_workers=0, **QUIET)
     assert sorted(encoded_inputs) == ["text 8", "text 9"]
     unbroken = encode_column(dataset, "anchor", embedder, **QUIET)
-    np.testing.assert_allclose(resumed.embeddings, unbroken.embeddings, atol=1e-6)
+    np.testing.assert_array_equal(resumed.embeddings, unbroken.embeddings)
 
 
 def test_a_full_disk_leaves_nothing_that_could_be_taken_for_whole(tmp_path, monkeypatch):
@@ -199,23 +205,25 @@ def test_a_vector_that_is_not_finite_is_refused_with_its_row(embedder, tmp_path)
 KILLED = """
 import sys, time
 from datasets import Dataset
-from saha_st import encoding
+from saha_st.encoding import columns, encode_column, engine
 from saha_st.modules import load_embedder
-encoding.SHARD_SIZE = 32
-encode_rows = encoding._encode_rows
+columns.SHARD_SIZE = 32
+prepare = engine._Prompted.__call__
 def slowly(*args):
     time.sleep(float(sys.argv[3]))
-    return encode_rows(*args)
-encoding._encode_rows = slowly
+    return prepare(*args)
+engine._Prompted.__call__ = slowly
 model = load_embedder(sys.argv[1], device="cpu")
 dataset = Dataset.from_dict({"anchor": [f"text number {i}" for i in range(320)]})
-column = encoding.encode_column(dataset, "anchor", model, task="query", batch_size=4, cache_folder=sys.argv[2])
+encode_column(dataset, "anchor", model, task="query", cache_folder=sys.argv[2])
 """
 
 
 @pytest.mark.slow
-def test_a_run_killed_with_sigkill_resumes_to_the_same_vectors(tiny_mllm, embedder, encoded_inputs, tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tiny_mllm), str(tmp_path), "0.3"]
+def test_a_run_killed_with_sigkill_resumes_to_the_same_vectors(
+    tiny_mllm, embedder, encoded_inputs, tmp_path, monkeypatch
+):
+    command = [sys.executable, "-c", KILLED, str(tiny_mllm), str(tmp_path), "0.6"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 180
     while len(list(Path(tmp_path).rglob("*.keys.npy"))) < 3 and time.monotonic() < deadline:
@@ -224,10 +232,12 @@ def test_a_run_killed_with_sigkill_resumes_to_the_same_vectors(tiny_mllm, embedd
     process.wait()
     done = len(list(Path(tmp_path).rglob("*.keys.npy")))
     assert 3 <= done < 10
+    monkeypatch.setattr(columns, "SHARD_SIZE", 32)
     dataset = Dataset.from_dict({"anchor": [f"text number {i}" for i in range(320)]})
-    resumed = encode_column(dataset, "anchor", embedder, task="query", batch_size=4, cache_folder=tmp_path, **QUIET)
+    options = {"task": "query", "num_workers": 0, **QUIET}
+    resumed = encode_column(dataset, "anchor", embedder, cache_folder=tmp_path, **options)
     assert len(encoded_inputs) == 320 - 32 * done
     encoded_inputs.clear()
-    unbroken = encode_column(dataset, "anchor", embedder, task="query", batch_size=4, **QUIET)
+    unbroken = encode_column(dataset, "anchor", embedder, **options)
     assert len(encoded_inputs) == 320
-    np.testing.assert_allclose(resumed.embeddings, unbroken.embeddings, atol=1e-6)
+    np.testing.assert_array_equal(resumed.embeddings, unbroken.embeddings)

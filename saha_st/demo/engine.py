@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -154,11 +155,17 @@ class Engine:
         distinct = DistinctInputs.of_keys(cell_keys(cells))
         fingerprint = vector_fingerprint(self._models[level], task=task, weights=self._weights)
         store = VectorStore(self._cache_folder, fingerprint)
+
+        def encode(windows: Sequence[np.ndarray], advance: Callable[[int], object]) -> Iterator[np.ndarray]:
+            for rows in windows:
+                yield gpu.encode(self._key(level), [cells[row] for row in rows], task)
+                advance(len(rows))
+
         encode_distinct(
             distinct,
             store,
-            lambda rows: gpu.encode(self._key(level), [cells[row] for row in rows], task),
-            batch_size=16,
+            encode,
+            window=128,
             title=f"Encode {side} as {'queries' if task == 'query' else 'documents'}, {level}",
             show_progress_bar=self._show_progress_bar,
         )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from saha_st.encoding import Task, encode_function
+from saha_st.encoding import Encoder, Task
 
 ON_ZERO_GPU = bool(os.environ.get("SPACES_ZERO_GPU"))
 """Whether this is a Space with a ZeroGPU: a GPU is there only while `encode` runs, and only for a visitor."""
@@ -40,4 +40,4 @@ def keep(name: str, model: SentenceTransformer) -> None:
 def encode(name: str, inputs: list[Any], task: Task) -> np.ndarray:
     """Encode inputs with a model that was kept; shape (inputs, dim), float32."""
     with _LOCK:
-        return encode_function(_MODELS[name], task=task)(inputs)
+        return Encoder(_MODELS[name], task=task)(inputs)

@@ -20,11 +20,11 @@ from sentence_transformers import SentenceTransformer
 
 from saha_st.encoding import (
     DistinctInputs,
+    Encoder,
+    RowReader,
     Task,
     VectorStore,
     encode_distinct,
-    encode_function,
-    encode_or_name,
     results_revision,
     vector_fingerprint,
     weights_digest,
@@ -101,7 +101,7 @@ class Embedder(AbsEncoder):
         hf_split: str,
         hf_subset: str,
         prompt_type: PromptType | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
         **kwargs: Any,
     ) -> np.ndarray:
         """Encode one side of a task; shape (rows, dim), float32.
@@ -113,20 +113,21 @@ class Embedder(AbsEncoder):
         title = f"{task_metadata.name}, {prompt_type.value if prompt_type else 'input'}"
         found = inputs_of(inputs.dataset, prompt_type)
         distinct, store = DistinctInputs.of_keys(found.keys), self._store(role, prompt)
-        encode = encode_function(self.model, task=role, prompt=prompt, batch_size=batch_size)
+        encoder = Encoder(self.model, task=role, prompt=prompt, batch_size=batch_size)
         read = found.read
         if "image" not in self.mteb_model_meta.modalities:  # to such a model, a bare string is never a picture
 
             def read(rows: np.ndarray) -> list[str]:
                 return [cell["text"] for cell in found.read(rows)]
 
+        reader = RowReader(read, lambda row: f"{title} {row}", has_media=found.has_media)
         encode_distinct(
             distinct,
             store,
-            lambda rows: encode_or_name(read, rows, encode, lambda row: f"{title} {row}"),
-            batch_size=batch_size,
+            lambda windows, advance: encoder.encode_windows(reader, windows, advance),
+            window=encoder.window(reader),
             title=title,
-            show_progress_bar=self._show_progress_bar and self._ranks.is_main,
+            show_progress_bar=self._show_progress_bar,
             ranks=self._ranks,
         )
         vectors = store.get(distinct.keys)

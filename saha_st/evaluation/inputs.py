@@ -27,10 +27,12 @@ class Inputs:
     Args:
         keys: Content key of every row, shape (rows,).
         read: Takes row numbers and returns inputs for `SentenceTransformer.encode`, images decoded.
+        has_media: Whether there are images among them.
     """
 
     keys: np.ndarray
     read: Callable[[np.ndarray], list[dict[str, Any]]]
+    has_media: bool
 
 
 def inputs_of(dataset: Any, prompt_type: PromptType | None = None) -> Inputs:
@@ -46,11 +48,17 @@ def inputs_of(dataset: Any, prompt_type: PromptType | None = None) -> Inputs:
     """
     if isinstance(dataset, Dataset):
         cells = as_cells(dataset, prompt_type)
-        return Inputs(column_keys(cells, "cell"), lambda rows: [_input(cell) for cell in cells[rows.tolist()]["cell"]])
+        has_images = "image" in dataset.column_names
+        return Inputs(
+            column_keys(cells, "cell"),
+            lambda rows: [_input(cell) for cell in cells[rows.tolist()]["cell"]],
+            has_images,
+        )
     rows = [dataset[row] for row in range(len(dataset))]
     _require_parts(rows[0].keys() if rows else ())
     cells = [{"image": row.get("image"), "text": row.get("text")} for row in rows]
-    return Inputs(cell_keys(cells), lambda rows: [_input(cells[row]) for row in rows])
+    has_images = any(cell["image"] is not None for cell in cells)
+    return Inputs(cell_keys(cells), lambda rows: [_input(cells[row]) for row in rows], has_images)
 
 
 def as_cells(dataset: Dataset, prompt_type: PromptType | None = None) -> Dataset:

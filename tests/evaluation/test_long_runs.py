@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,15 @@ SUBSETS = ["OK-VQA", "MSCOCO_t2i", "CIRR", "WebQA"]
 # Small shards, slowly encoded; says on stdout how many inputs this process has encoded.
 RUN = """
 import sys, time
-from saha_st import encoding
-encoding.SHARD_SIZE = 8
-encode_or_name, encoded = encoding.encode_or_name, []
-def slowly(read, rows, encode, place):
+from saha_st.encoding import columns, engine
+columns.SHARD_SIZE = 8
+prepare_or_name, encoded = engine._prepare_or_name, []
+def slowly(prepare, reader, rows):
     time.sleep(float(sys.argv[1]))
     encoded.extend(rows)
-    return encode_or_name(read, rows, encode, place)
-import saha_st.evaluation.encoder
-saha_st.evaluation.encoder.encode_or_name = slowly
+    return prepare_or_name(prepare, reader, rows)
+engine._prepare_or_name = slowly
+engine.Encoder._workers = lambda self, windows: 0
 from saha_st.cli import main
 status = main(sys.argv[2:])
 print(f"\\nencoded {len(encoded)}", flush=True)
@@ -135,20 +136,21 @@ def test_an_error_in_one_process_ends_both_and_names_the_input(tiny_mllm: Path, 
 def test_what_is_encoded_together_does_not_depend_on_the_number_of_processes_or_on_a_kill(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("saha_st.encoding.SHARD_SIZE", 16)
+    monkeypatch.setattr("saha_st.encoding.columns.SHARD_SIZE", 16)
     keys = np.array([f"{number:032d}".encode() for number in range(70)], dtype="S32")
     distinct, calls = DistinctInputs.of_keys(keys), []
 
-    def encode(rows: np.ndarray) -> np.ndarray:
-        calls.append(rows.tolist())
-        return np.ones((len(rows), 2), dtype=np.float32)
+    def encode(windows: list[np.ndarray], advance: Any) -> Iterator[np.ndarray]:
+        for rows in windows:
+            calls.append(rows.tolist())
+            yield np.ones((len(rows), 2), dtype=np.float32)
 
     VectorStore(tmp_path, "m").add(keys[16:32], np.ones((16, 2), dtype=np.float32))  # a shard of a run that was killed
     missing = np.r_[0:16, 32:70]
     monkeypatch.setattr(Ranks, "gather", lambda self, value: [missing if isinstance(value, np.ndarray) else value])
     for rank in range(count):
         ranks = Ranks(rank, count)
-        encode_distinct(distinct, VectorStore(tmp_path, "m"), encode, batch_size=1, title="x", ranks=ranks)
+        encode_distinct(distinct, VectorStore(tmp_path, "m"), encode, window=8, title="x", ranks=ranks)
     expected = [list(range(start, min(start + 8, 70))) for start in [0, 8, *range(32, 70, 8)]]
     assert sorted(calls) == expected
     assert VectorStore(tmp_path, "m").contains(keys).all()

@@ -1,0 +1,323 @@
+"""Inputs in, vectors out: read and processed in worker processes, ahead of the forward.
+
+A window of inputs is sorted by length and cut into batches that cost about the same, counted in tokens: a batch of
+captions has many rows, one of large pictures few, and neither is mostly padding. What a batch is made of depends on
+its window alone, not on the number of workers or processes, so vectors are the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import truncate_embeddings
+from torch.utils.data import DataLoader, Dataset
+
+from saha_st.encoding.fingerprints import Task
+from saha_st.modules.inputs import canonical_inputs
+from saha_st.modules.token_counts import count_tokens
+from saha_st.modules.transformer import HierarchicalPromptTransformer
+
+logger = logging.getLogger(__name__)
+
+BATCH_TOKENS = 8192
+"""Tokens of a forward, padding included: enough to keep a GPU busy, and some GB of activations at most (7B, bf16)."""
+
+_WINDOW, _MEDIA_WINDOW = 512, 64  # inputs that are sorted together; pictures are held in memory meanwhile
+_MOST_WORKERS = 8
+_TURNS = 16  # tokens that open and close the turns of a chat
+
+Batch = tuple[np.ndarray, dict[str, Any]]  # positions within the window, and features as arrays
+
+
+@dataclass(frozen=True)
+class RowReader:
+    """Inputs by row number.
+
+    Args:
+        read: Takes row numbers, returns the inputs. Called in worker processes.
+        place: What to call a row in an error.
+        has_media: Whether inputs may be pictures: then fewer of them are in memory at a time.
+    """
+
+    read: Callable[[np.ndarray], list[Any]]
+    place: Callable[[int], str]
+    has_media: bool = True
+
+
+class Encoder:
+    """Encodes inputs as one task.
+
+    Args:
+        model: The embedder. One with a hierarchical prompt is fed from worker processes; any other, and one whose
+            `encode` was replaced, encodes by it.
+        task: ``"query"`` and ``"document"`` encode as `encode_query` and `encode_document` do, None as `encode`.
+        prompt: Replaces the system level of the model's prompt.
+        batch_size: Most inputs per forward; by default as many as there is room for.
+        batch_tokens: Most tokens per forward, padding included; a longer input runs alone.
+        num_workers: Processes that read inputs ahead of the model. By default one for each core that is free, at most
+            8; none where there is little to read, or where processes cannot be forked.
+
+    Raises:
+        ValueError: An option that is out of range.
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        task: Task = None,
+        prompt: str | None = None,
+        batch_size: int | None = None,
+        batch_tokens: int = BATCH_TOKENS,
+        num_workers: int | None = None,
+    ) -> None:
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("batch_tokens", batch_tokens, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}.")
+        self.model = model
+        self.task: Task = task
+        self.prompt = prompt
+        self.batch_size = batch_size
+        self.batch_tokens = batch_tokens
+        self.num_workers = num_workers
+
+    def __call__(self, inputs: Sequence[Any]) -> np.ndarray:
+        """Encode inputs that are at hand, in this process; shape (inputs, dim), float32.
+
+        Raises:
+            ValueError: An input that cannot be encoded, with its position.
+        """
+        inputs = list(inputs)
+        if not inputs:
+            return np.empty((0, self.model.get_embedding_dimension()), dtype=np.float32)
+        reader = RowReader(lambda rows: [inputs[row] for row in rows], lambda row: f"Input {row}")
+        parts = np.split(np.arange(len(inputs)), range(_WINDOW, len(inputs), _WINDOW))
+        return np.concatenate([self._encode(_prepare_or_name(self._prepare, reader, part)) for part in parts])
+
+    def window(self, reader: RowReader) -> int:
+        """How many inputs to put into a window."""
+        return _MEDIA_WINDOW if reader.has_media else _WINDOW
+
+    def encode_windows(
+        self, reader: RowReader, windows: Sequence[np.ndarray], advance: Callable[[int], object] = lambda rows: None
+    ) -> Iterator[np.ndarray]:
+        """Encode windows of rows, in their order.
+
+        Args:
+            reader: The inputs.
+            windows: Row numbers of each window, shape (rows,).
+            advance: Called with the number of rows of each batch that has been encoded.
+
+        Yields:
+            The vectors of a window, shape (rows, dim), float32.
+
+        Raises:
+            ValueError: A row that cannot be read or encoded, by what `reader.place` calls it.
+        """
+        for batches in self._ahead(_Windows(reader, windows, self._prepare)):
+            yield self._encode(batches, advance)
+
+    def _ahead(self, windows: _Windows) -> Iterator[list[Batch] | ValueError]:
+        """Prepare windows, in worker processes if that pays, some ahead of the one that is asked for."""
+        workers = self._workers(len(windows))
+        if not workers:
+            return (windows[index] for index in range(len(windows)))
+        # A worker that is forked shares the memory of this process: nothing is copied to it, no model is loaded.
+        # Arrays come back through a pipe: tensors would need shared memory, of which a container has 64 MB.
+        with _quiet_tokenizers():
+            return iter(
+                DataLoader(
+                    windows,
+                    batch_size=None,
+                    collate_fn=_as_it_is,
+                    num_workers=workers,
+                    prefetch_factor=1 if windows.reader.has_media else 2,
+                    multiprocessing_context="fork",
+                )
+            )
+
+    def _workers(self, windows: int) -> int:
+        forks = "fork" in multiprocessing.get_all_start_methods() and os.name == "posix"
+        if not forks or multiprocessing.current_process().daemon or not isinstance(self._prepare, _Prompted):
+            return 0
+        if self.num_workers is not None:
+            return min(self.num_workers, windows)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        free = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1
+        return max(0, min(free, _MOST_WORKERS, windows - 1)) if windows > 2 else 0
+
+    @cached_property
+    def _prepare(self) -> _Prompted | _Plain:
+        module, own = self.model[0], {"encode", "encode_query", "encode_document"}
+        if not isinstance(module, HierarchicalPromptTransformer) or own & vars(self.model).keys():
+            return _Plain(self.model, self.prompt, self.task, self.batch_size)
+        return _Prompted(module, self._system_level(), self.task, self.batch_size, self.batch_tokens)
+
+    def _system_level(self) -> str | None:
+        """The text that `encode_query`, `encode_document` or `encode` put in front of an input."""
+        if self.prompt is not None:
+            return self.prompt
+        names = {"query": ("query",), "document": ("document", "passage", "corpus"), None: ()}[self.task]
+        prompts = self.model.prompts or {}
+        return next((prompts[name] for name in (*names, self.model.default_prompt_name) if name in prompts), None)
+
+    @torch.inference_mode()
+    def _encode(self, batches: list[Batch] | ValueError, advance: Callable[[int], object] = lambda rows: None) -> Any:
+        """The vectors of a window; shape (rows, dim)."""
+        if isinstance(batches, ValueError):
+            raise batches
+        self.model.eval()
+        vectors = []
+        for positions, features in batches:
+            vectors.append(self._forward(features))
+            advance(len(positions))
+        found = torch.cat(vectors).float().cpu().numpy()  # once a window: until here the device need not be waited for
+        ordered = np.empty_like(found)
+        ordered[np.concatenate([positions for positions, _ in batches])] = found
+        return ordered
+
+    def _forward(self, features: dict[str, Any]) -> torch.Tensor:
+        """The vectors of a batch, shape (rows, dim), on the device of the model."""
+        if "vectors" in features:
+            return features["vectors"]
+        options = {} if self.task is None else {"task": self.task}
+        try:
+            vectors = self.model(_to_device(features, self.model.device), **options)["sentence_embedding"]
+        except torch.OutOfMemoryError as error:
+            rows, tokens = features["input_ids"].shape
+            raise torch.OutOfMemoryError(
+                f"{error} It was a batch of {rows} inputs of up to {tokens} tokens: lower batch_tokens="
+                f"{self.batch_tokens}, or image_tokens or max_seq_length if it is a single input."
+            ) from error
+        dimension = self.model.truncate_dim
+        return vectors if dimension is None else truncate_embeddings(vectors, dimension)
+
+
+class _Windows(Dataset):
+    """Windows, prepared where they are asked for; what fails is returned, as a worker's exceptions lose their kind."""
+
+    def __init__(self, reader: RowReader, windows: Sequence[np.ndarray], prepare: Callable[..., list[Batch]]) -> None:
+        self.reader, self.windows, self.prepare = reader, windows, prepare
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitem__(self, index: int) -> list[Batch] | ValueError:
+        return _prepare_or_name(self.prepare, self.reader, self.windows[index])
+
+
+class _Prompted:
+    """Batches of a model with a hierarchical prompt, ready for its forward."""
+
+    def __init__(
+        self,
+        module: HierarchicalPromptTransformer,
+        prompt: str | None,
+        task: Task,
+        batch_size: int | None,
+        batch_tokens: int,
+    ) -> None:
+        self.module, self.prompt, self.task = module, prompt, task
+        self.batch_size, self.batch_tokens = batch_size, batch_tokens
+
+    def __call__(self, inputs: list[Any]) -> list[Batch]:
+        inputs = canonical_inputs(inputs, supported=self.module.modalities)
+        return [
+            (positions, _as_arrays(self._features([inputs[position] for position in positions])))
+            for positions in self._batches(count_tokens(self.module, inputs) + self._frame)
+        ]
+
+    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
+        """Positions of each batch, the longest inputs first: what does not fit into memory fails at once."""
+        if (limit := self.module.max_seq_length) is not None:
+            lengths = np.minimum(lengths, limit)
+        order, start = np.argsort(-lengths, kind="stable"), 0
+        while start < len(order):
+            rows = max(1, self.batch_tokens // int(lengths[order[start]]))
+            stop = start + min(rows, self.batch_size or rows)
+            yield order[start:stop]
+            start = stop
+
+    @cached_property
+    def _frame(self) -> int:
+        """About how many tokens the prompt puts around an input's own."""
+        own = self.module.prompt
+        suffix = (own and own.query_suffix) or ""
+        suffixes = [suffix] if isinstance(suffix, str) else suffix.values()
+        text = (self.prompt or (own and own.system) or "") + max(suffixes, key=len)
+        return _TURNS + len(self.module.tokenizer(text)["input_ids"])
+
+    def _features(self, inputs: list[Any]) -> dict[str, Any]:
+        return self.module.preprocess(inputs, prompt=self.prompt, task=self.task)
+
+
+class _Plain:
+    """A window that is encoded where it is prepared: by a model that is not ours, or whose `encode` was replaced."""
+
+    def __init__(self, model: SentenceTransformer, prompt: str | None, task: Task, batch_size: int | None) -> None:
+        self.encode = {"query": model.encode_query, "document": model.encode_document, None: model.encode}[task]
+        self.options = {"batch_size": batch_size or 32, "show_progress_bar": False}
+        self.options |= {} if prompt is None else {"prompt": prompt}
+
+    def __call__(self, inputs: list[Any]) -> list[Batch]:
+        vectors = np.asarray(self.encode(inputs, **self.options), dtype=np.float32)
+        return [(np.arange(len(inputs)), {"vectors": torch.from_numpy(vectors)})]
+
+
+def _prepare_or_name(
+    prepare: Callable[[list[Any]], list[Batch]], reader: RowReader, rows: np.ndarray
+) -> list[Batch] | ValueError:
+    """Prepare rows; if that fails, say which row it is about: the error names a place in a batch, or none."""
+    try:
+        return prepare(reader.read(rows))
+    except (ValueError, OSError) as error:  # OSError: a picture that cannot be decoded
+        for row in rows:
+            try:
+                prepare(reader.read(np.array([row])))
+            except (ValueError, OSError) as reason:
+                return ValueError(f"{reader.place(int(row))}: {str(reason).removeprefix('Input 0 of the batch: ')}")
+        return ValueError(str(error))
+
+
+def _as_arrays(features: dict[str, Any]) -> dict[str, Any]:
+    return {name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in features.items()}
+
+
+def _to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    def moved(array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+    return {name: moved(value) if isinstance(value, np.ndarray) else value for name, value in features.items()}
+
+
+def _as_it_is(batches: Any) -> Any:
+    return batches
+
+
+@contextmanager
+def _quiet_tokenizers() -> Iterator[None]:
+    """While processes are forked, tell tokenizers that no threads will be wanted there, or they warn."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
