@@ -256,9 +256,8 @@ class _Prompted:
     def _frame(self) -> int:
         """About how many tokens the prompt puts around an input's own."""
         own = self.module.prompt
-        suffix = (own and own.query_suffix) or ""
-        suffixes = [suffix] if isinstance(suffix, str) else suffix.values()
-        text = (self.prompt or (own and own.system) or "") + max(suffixes, key=len)
+        suffixes = (own and own.query_suffix) or {"text": ""}
+        text = (self.prompt or (own and own.system) or "") + max(suffixes.values(), key=len)
         return _TURNS + len(self.module.tokenizer(text)["input_ids"])
 
     def _features(self, inputs: list[Any]) -> dict[str, Any]:
