@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -139,7 +140,7 @@ class Encoder:
         # A worker that is forked shares the memory of this process: nothing is copied to it, no model is loaded.
         # Arrays come back through a pipe: tensors would need shared memory, of which a container has 64 MB.
         with _quiet_tokenizers():
-            return iter(
+            found = iter(
                 DataLoader(
                     windows,
                     batch_size=None,
@@ -149,6 +150,7 @@ class Encoder:
                     multiprocessing_context="fork",
                 )
             )
+        return _one_ahead(found)
 
     def _workers(self, windows: int) -> int:
         forks = "fork" in multiprocessing.get_all_start_methods() and os.name == "posix"
@@ -302,6 +304,15 @@ def _to_device(features: dict[str, Any], device: torch.device) -> dict[str, Any]
         return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
     return {name: moved(value) if isinstance(value, np.ndarray) else value for name, value in features.items()}
+
+
+def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
+    """Take the next item, which may be hundreds of megabytes from a pipe, while the one before is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
+            yield item
 
 
 def _as_it_is(batches: Any) -> Any:
