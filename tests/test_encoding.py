@@ -19,8 +19,11 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from saha_st.encoding import VectorStore, columns, encode_column, engine, fingerprints, vector_fingerprint
+from saha_st.encoding import store as store_module
 from saha_st.files import write_whole
 from saha_st.prompts import HierarchicalPrompt
+
+RNG = np.random.default_rng(0)
 
 
 @pytest.fixture
@@ -169,6 +172,22 @@ def test_a_full_disk_leaves_nothing_that_could_be_taken_for_whole(tmp_path, monk
     store.add(keys, vectors)
     np.testing.assert_array_equal(VectorStore(tmp_path, "model").get(keys[::-1]), vectors)
     assert not VectorStore(tmp_path, "other").contains(keys).any()
+
+
+def test_vectors_that_exceed_the_memory_are_joined_on_the_disk_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "IN_MEMORY", 100)
+    keys = np.array([f"{number:032d}".encode() for number in range(20)], dtype="S32")
+    vectors = RNG.normal(size=(20, 3)).astype(np.float32)
+    store = VectorStore(tmp_path, "model")
+    for part in (slice(0, 7), slice(7, 20)):
+        store.add(keys[part], vectors[part])
+    order = RNG.permutation(20)
+    found = store.get(keys[order])
+    assert isinstance(found, np.memmap)
+    np.testing.assert_array_equal(found, vectors[order])
+    monkeypatch.setattr(VectorStore, "_fill", lambda *args: pytest.fail("joined again"))
+    np.testing.assert_array_equal(VectorStore(tmp_path, "model").get(keys[order]), vectors[order])
+    assert len(list(tmp_path.rglob("*.joined.npy"))) == 1 and not list(tmp_path.rglob("*.part"))
 
 
 def test_writing_over_a_file_keeps_the_old_one_when_it_fails(tmp_path):

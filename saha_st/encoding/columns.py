@@ -74,8 +74,9 @@ class EncodedColumn:
 
     @property
     def of_rows(self) -> np.ndarray:
-        """The vector of every row, shape (rows, dim)."""
-        return self.embeddings[self.distinct.index_of_row]
+        """The vector of every row, shape (rows, dim); not copied if all rows differ."""
+        index = self.distinct.index_of_row
+        return self.embeddings if len(index) == len(self.distinct) else self.embeddings[index]
 
 
 def encode_column(

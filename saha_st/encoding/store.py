@@ -11,6 +11,9 @@ import numpy as np
 from saha_st.data.keys import KEY_DTYPE
 from saha_st.files import write_whole
 
+IN_MEMORY = 2**31
+"""Bytes of vectors beyond which they are read from the disk."""
+
 
 class VectorStore:
     """Vectors by content key, in a folder of shards; without a folder, in memory.
@@ -54,6 +57,9 @@ class VectorStore:
     def get(self, keys: np.ndarray) -> np.ndarray:
         """Return the vectors of ``keys``, shape (keys, dim), float32.
 
+        In a folder, more than `IN_MEMORY` bytes of them are joined in a file and returned as a memory map: they may
+        exceed the memory, and the processes of a machine share its pages.
+
         Raises:
             KeyError: A key whose vector is not here.
         """
@@ -61,10 +67,20 @@ class VectorStore:
             return np.empty((0, 0), dtype=np.float32)
         if not self.contains(keys).all():
             raise KeyError(f"{int((~self.contains(keys)).sum())} of {len(keys)} inputs have no vector in the store.")
+        shape = (len(keys), self._shards[0].shape[1])
+        if self.folder is None or 4 * shape[0] * shape[1] <= IN_MEMORY:
+            return self._fill(np.empty(shape, dtype=np.float32), keys)
+        joined = self.folder / f"{blake2b(keys.tobytes(), digest_size=8).hexdigest()}.joined.npy"
+        if not joined.exists():
+            part = joined.with_suffix(f".{os.getpid()}.part")
+            self._fill(np.lib.format.open_memmap(part, "w+", np.float32, shape), keys).flush()
+            part.rename(joined)
+        return np.load(joined, mmap_mode="r", allow_pickle=False)
+
+    def _fill(self, vectors: np.ndarray, keys: np.ndarray) -> np.ndarray:
         order = np.argsort(self._keys, kind="stable")
         position = order[np.searchsorted(self._keys, keys, sorter=order)]
         offsets = np.cumsum([0] + [len(shard) for shard in self._shards])
-        vectors = np.empty((len(keys), self._shards[0].shape[1]), dtype=np.float32)
         for shard, start, stop in zip(self._shards, offsets, offsets[1:], strict=False):
             inside = np.flatnonzero((position >= start) & (position < stop))
             vectors[inside] = shard[position[inside] - start]
