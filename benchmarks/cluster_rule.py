@@ -42,8 +42,20 @@ class Scenario:
     owner_filter: bool = True
 
 
-def retrieval(rows: int, dim: int, *, seed: int, hubness: float = 0.0, positives_per_anchor: int = 1) -> Scenario:
-    """One document a row but for a fifth that share theirs. Hubness makes a few documents near to everything."""
+@dataclass(frozen=True)
+class TopicPairs:
+    """Pairs of which each belongs to a topic."""
+
+    anchors: np.ndarray  # (rows, dim) float16
+    documents: np.ndarray  # (documents, dim) float16
+    document_of_row: np.ndarray  # (rows,)
+    anchor_of_row: np.ndarray  # (rows,)
+    topic_of_row: np.ndarray  # (rows,)
+    topic_of_document: np.ndarray  # (documents,)
+
+
+def topic_pairs(rows: int, dim: int, *, seed: int, positives_per_anchor: int = 1) -> TopicPairs:
+    """Topics of a thousand rows, and one document a row but for a fifth that share theirs."""
     rng = np.random.default_rng(seed)
     topics = max(rows // 1000, 3)
     anchors_count = rows // positives_per_anchor
@@ -55,13 +67,18 @@ def retrieval(rows: int, dim: int, *, seed: int, hubness: float = 0.0, positives
     topic_of_document = np.zeros(rows, dtype=np.int64)
     topic_of_document[document_of_row] = topic_of_row
     documents = _around(centres, topic_of_document, rng)
-    bonus = hubness * rng.exponential(size=rows).astype(np.float32)
-    lists = _topic_lists(anchors, documents, bonus, topic_of_row, topic_of_document, topics)
+    return TopicPairs(anchors, documents, document_of_row, anchor_of_row, topic_of_row, topic_of_document)
+
+
+def retrieval(rows: int, dim: int, *, seed: int, hubness: float = 0.0, positives_per_anchor: int = 1) -> Scenario:
+    """Pairs of topics with their lists. Hubness makes a few documents near to everything."""
+    pairs = topic_pairs(rows, dim, seed=seed, positives_per_anchor=positives_per_anchor)
+    bonus = hubness * np.random.default_rng(seed + 1).exponential(size=rows).astype(np.float32)
     name = f"hubs (strength {hubness:g})" if hubness else "retrieval"
     key = None
     if positives_per_anchor > 1:
-        name, key = f"{positives_per_anchor} positives an anchor", anchor_of_row
-    return Scenario(name, lists, anchors, document_of_row, key)
+        name, key = f"{positives_per_anchor} positives an anchor", pairs.anchor_of_row
+    return Scenario(name, _topic_lists(pairs, bonus), pairs.anchors, pairs.document_of_row, key)
 
 
 def classification(rows: int, dim: int, *, labels: int, seed: int) -> Scenario:
@@ -97,26 +114,24 @@ def _share_some(topic_of_row: np.ndarray, rng: np.random.Generator) -> np.ndarra
     return document_of_row
 
 
-def _topic_lists(
-    anchors: np.ndarray,
-    documents: np.ndarray,
-    bonus: np.ndarray,
-    topic_of_row: np.ndarray,
-    topic_of_document: np.ndarray,
-    topics: int,
-) -> np.ndarray:
+def _topic_lists(pairs: TopicPairs, bonus: np.ndarray) -> np.ndarray:
     """The exact nearest documents among three topics: the row's own and the next two."""
-    rows_by_topic = np.split(np.argsort(topic_of_row, kind="stable"), np.cumsum(np.bincount(topic_of_row))[:-1])
-    order = np.argsort(topic_of_document, kind="stable")
-    documents_by_topic = np.split(order, np.cumsum(np.bincount(topic_of_document, minlength=topics))[:-1])
-    lists = np.full((len(anchors), POOL), -1, dtype=np.int32)
+    topics = int(pairs.topic_of_row.max()) + 1
+    rows_by_topic = _members(pairs.topic_of_row, topics)
+    documents_by_topic = _members(pairs.topic_of_document, topics)
+    lists = np.full((len(pairs.anchors), POOL), -1, dtype=np.int32)
     for topic, rows in enumerate(rows_by_topic):
         near = np.concatenate([documents_by_topic[(topic + step) % topics] for step in range(3)])
-        scores = anchors[rows].astype(np.float32) @ documents[near].astype(np.float32).T + bonus[near]
+        scores = pairs.anchors[rows].astype(np.float32) @ pairs.documents[near].astype(np.float32).T + bonus[near]
         best = np.argpartition(-scores, POOL, axis=1)[:, :POOL]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1), axis=1)
         lists[rows] = near[best]
     return lists
+
+
+def _members(topic: np.ndarray, topics: int) -> list[np.ndarray]:
+    """What belongs to each topic."""
+    return np.split(np.argsort(topic, kind="stable"), np.cumsum(np.bincount(topic, minlength=topics))[:-1])
 
 
 def scenarios(options: argparse.Namespace) -> Iterator[Scenario]:

@@ -5,15 +5,18 @@ What cannot work is refused before the search begins.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Literal
 
 import numpy as np
 import torch
 
 from saha_st.mining.checks import anchor_codes, check_document_of_row, check_options
-from saha_st.mining.clusters import ClusterAssignment, assign_clusters, pool_size
-from saha_st.mining.neighbours import as_array, paired_scores, top_k
+from saha_st.mining.clusters import ClusterAssignment, LookUp, assign_clusters, pool_size
+from saha_st.mining.neighbours import NeighbourSearch, as_array, paired_scores
+from saha_st.ranks import Ranks
 
 
 def build_clusters(
@@ -76,15 +79,23 @@ def find_clusters(
     faiss_parameters: str | None = None,
     device: str | torch.device | None = None,
     block_size: int | None = None,
+    output_folder: str | os.PathLike[str] | None = None,
+    ranks: Ranks | None = None,
     show_progress_bar: bool = False,
-) -> ClusterAssignment:
-    """`build_clusters` with every option of `top_k` and of `assign_clusters`, and with counts."""
+) -> ClusterAssignment | None:
+    """`build_clusters` with every option of `top_k` and of `assign_clusters`, and with counts.
+
+    Lists are searched for when the rule comes to them, a block of rows at a time: most rows join a cluster before
+    their turn. Several processes (``ranks``) search together, while the first one forms the clusters; the others
+    return None when it is done. With ``output_folder`` the lists are kept in files, and those of rows that the rule
+    never came to hold nothing.
+    """
     check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
     document_of_row = check_document_of_row(document_of_row, num_negatives=num_negatives)
     anchor_of_row = anchor_codes(anchor_key, len(document_of_row))
     anchor_embeddings, document_embeddings = as_array(anchor_embeddings), as_array(document_embeddings)
     _check_lengths(anchor_embeddings, document_embeddings, document_of_row)
-    neighbours, scores = top_k(
+    search = NeighbourSearch(
         anchor_embeddings,
         document_embeddings,
         _search_depth(pool_size(num_negatives, pool_multiplier), anchor_of_row),
@@ -93,25 +104,57 @@ def find_clusters(
         block_size=block_size,
         faiss_index=faiss_index,
         faiss_parameters=faiss_parameters,
-        show_progress_bar=show_progress_bar,
+        ranks=ranks,
     )
-    positive_scores = None
-    if relative_margin is not None:
-        positive_scores = paired_scores(anchor_embeddings, document_embeddings, document_of_row)
-    return assign_clusters(
-        neighbours,
-        anchor_embeddings,
-        document_of_row,
-        num_negatives=num_negatives,
-        pool_multiplier=pool_multiplier,
-        owner_filter=owner_filter,
-        anchor_key=anchor_of_row,
-        max_owner_similarity=max_owner_similarity,
-        relative_margin=relative_margin,
-        neighbour_scores=scores,
-        positive_scores=positive_scores,
-        show_progress_bar=show_progress_bar,
-    )
+    if not search.ranks.is_main:
+        return _help(search)
+    with closing(_Lists(search, output_folder)) as lists:
+        positive_scores = None
+        if relative_margin is not None:
+            positive_scores = paired_scores(anchor_embeddings, document_embeddings, document_of_row)
+        return assign_clusters(
+            lists.neighbours,
+            anchor_embeddings,
+            document_of_row,
+            num_negatives=num_negatives,
+            pool_multiplier=pool_multiplier,
+            owner_filter=owner_filter,
+            anchor_key=anchor_of_row,
+            max_owner_similarity=max_owner_similarity,
+            relative_margin=relative_margin,
+            neighbour_scores=lists.scores,
+            positive_scores=positive_scores,
+            look_up=LookUp(len(document_embeddings), search.block_size, lists.fill),
+            show_progress_bar=show_progress_bar,
+        )
+
+
+class _Lists:
+    """The lists that the rule reads in the first process, and all processes search for."""
+
+    def __init__(self, search: NeighbourSearch, output_folder: str | os.PathLike[str] | None) -> None:
+        self.neighbours, self.scores = search.room(output_folder)
+        self._search, self._others_wait = search, True
+
+    def fill(self, rows: np.ndarray) -> None:
+        """Searches for the lists of some rows."""
+        self._search.ranks.share_array(rows)
+        self._others_wait = False  # for rows: if the search fails, it fails in all
+        with self._search.ranks.together():
+            self.neighbours[rows], self.scores[rows] = self._search(rows)
+        self._others_wait = True
+
+    def close(self) -> None:
+        """Tells the other processes that there is nothing more to search for."""
+        if self._others_wait:
+            self._search.ranks.share_array(np.empty(0, dtype=np.int64))
+
+
+def _help(search: NeighbourSearch) -> None:
+    """Searches wherever the first process searches, until it says that there is no more."""
+    while len(rows := search.ranks.share_array(None)):
+        with search.ranks.together():
+            search(rows)
 
 
 def _check_lengths(anchors: np.ndarray, documents: np.ndarray, document_of_row: np.ndarray) -> None:

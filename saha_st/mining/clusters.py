@@ -9,7 +9,7 @@ happened to one row is told by `saha_st.mining.tracing`, which calls the same me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +69,21 @@ def pool_size(num_negatives: int, pool_multiplier: int) -> int:
     return 2 * num_negatives * pool_multiplier
 
 
+@dataclass(frozen=True)
+class LookUp:
+    """Finds lists of neighbours when the rule comes to them: most rows join a cluster before their turn.
+
+    Args:
+        documents: how many documents there are.
+        at_once: how many rows it should be asked for at a time.
+        fill: writes the lists of some rows into the arrays that the rule reads.
+    """
+
+    documents: int
+    at_once: int
+    fill: Callable[[np.ndarray], None]
+
+
 def assign_clusters(
     neighbours: np.ndarray,
     anchor_embeddings: np.ndarray,
@@ -111,6 +126,7 @@ def make_rule(
     relative_margin: float | None = None,
     neighbour_scores: np.ndarray | None = None,
     positive_scores: np.ndarray | None = None,
+    look_up: LookUp | None = None,
 ) -> Rule:
     """Checks the arguments of the rule, and returns it ready to run.
 
@@ -130,6 +146,7 @@ def make_rule(
             row's positive. Needs both scores.
         neighbour_scores: the cosines that belong to `neighbours`. Shape (rows, k).
         positive_scores: the cosine of each row's anchor and positive. Shape (rows,).
+        look_up: what fills in lists that the rule comes to; `neighbours` and `neighbour_scores` hold nothing before.
 
     Raises:
         ValueError: if the arrays do not fit one another, embeddings are not finite or zero, or `num_negatives` is
@@ -143,7 +160,11 @@ def make_rule(
     if len(anchor_embeddings) != rows:
         raise ValueError(f"anchor_embeddings has {len(anchor_embeddings)} rows, document_of_row has {rows}.")
     pool = pool_size(num_negatives, pool_multiplier)
-    documents = check_neighbours(neighbours, rows, documents=int(document_of_row.max()) + 1, pool_size=pool)
+    documents = int(document_of_row.max()) + 1
+    if look_up is None:
+        documents = check_neighbours(neighbours, rows, documents=documents, pool_size=pool)
+    else:
+        documents = max(documents, look_up.documents)
     return Rule(
         neighbours=neighbours,
         anchors=anchor_embeddings,
@@ -156,6 +177,7 @@ def make_rule(
         owner_filter=owner_filter,
         max_owner_similarity=max_owner_similarity,
         score_limits=score_limits(relative_margin, neighbours, neighbour_scores, positive_scores),
+        look_up=look_up,
     )
 
 
@@ -190,6 +212,7 @@ class Rule:
     owner_filter: bool
     max_owner_similarity: float | None
     score_limits: tuple[np.ndarray, np.ndarray] | None  # scores of the neighbours (rows, k), greatest allowed (rows,)
+    look_up: LookUp | None = None
 
     def __post_init__(self) -> None:
         rows, anchors = len(self.document_of_row), int(self.anchor_of_row.max()) + 1
@@ -201,6 +224,7 @@ class Rule:
         self.marked_anchors = np.zeros(anchors, dtype=bool)
         self.place_of_document = np.full(self.documents, -1)
         self.dropped = dict.fromkeys(_DROPPED, 0)
+        self.listed = np.full(rows, self.look_up is None)
 
     def run(self, show_progress_bar: bool) -> ClusterAssignment:
         """Both phases over all rows."""
@@ -208,6 +232,8 @@ class Rule:
         used, clusters = Taken(self.owners_of), []
         for row in tqdm(rows, desc="Clusters, phase 1", disable=not show_progress_bar):
             if not used.rows[row]:
+                if not self.listed[row]:
+                    self._list(row, used)
                 cluster = self.cluster(row, used, owner_limit=self.pool_size // 2)
                 if len(cluster) > 1:
                     used.add(cluster, self.document_of_row[cluster])
@@ -222,6 +248,12 @@ class Rule:
                     used.rows[cluster] = True
                     clusters.append(cluster)
         return ClusterAssignment(clusters, self._counts(clusters, phase_one_clusters, used))
+
+    def _list(self, row: int, used: Taken) -> None:
+        """Looks up a row's list, and those of the next rows that may need one. Phase 2 meets rows of phase 1 only."""
+        waiting = np.flatnonzero(~(self.listed[row:] | used.rows[row:]))[: self.look_up.at_once] + row
+        self.look_up.fill(waiting)
+        self.listed[waiting] = True
 
     def cluster(self, row: int, taken: Taken, *, owner_limit: int) -> np.ndarray:
         """Steps 1 to 5 for one row; the row alone when no owner is left for it."""

@@ -1,26 +1,30 @@
 """The k documents nearest to each query by cosine: exact and blocked in torch, or through a FAISS index.
 
-Exact means the same lists with every block size, ties included. Plain floats would not give that: how a matrix product
-is rounded depends on the shape of its blocks. So unit vectors are rounded to whole multiples of 2^-26 (finer than
-float32), whose products float64 adds up without any rounding, and the score and the document are packed into one
-number. No two candidates are equal then, and what `topk` does with ties cannot matter.
+Exact means the same lists and scores, to the bit, with every block size, device and number of processes, ties
+included: scores are those of `saha_st.mining.grid`. How that is as fast as a float32 product says
+`saha_st.mining.exact`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Literal
+import os
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
 from saha_st.mining.checks import inverse_norms
+from saha_st.mining.exact import ExactSearch
+from saha_st.mining.faiss_index import FaissSearch, import_faiss, slices
+from saha_st.mining.grid import GRID, cosines_of, documents_of, greatest, on_grid
+from saha_st.ranks import Ranks
 
-_GRID = 2.0**26  # steps in 1: sums of products need 2·26 bits, a packed score 27 and its document 26; float64 has 53
 _BLOCK_SIZE = {"cpu": 1024, "cuda": 4096}
-_DOCUMENTS_PER_QUERY = 16  # shape of a block: `topk` is faster on long rows
-_TRAINING_DOCUMENTS = 262_144  # FAISS trains an index on a sample; it takes 256 documents a centroid at most
+_DOCUMENTS_PER_QUERY = 16  # shape of a block: each document is converted, and each query's list merged, once a block
+
+Lists = tuple[np.ndarray, np.ndarray]  # documents (queries, k), cosines (queries, k)
 
 
 def top_k(
@@ -33,9 +37,19 @@ def top_k(
     block_size: int | None = None,
     faiss_index: str | None = None,
     faiss_parameters: str | None = None,
+    output_folder: str | os.PathLike[str] | None = None,
+    ranks: Ranks | None = None,
     show_progress_bar: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> Lists | None:
     """Finds the nearest documents of each query by cosine similarity.
+
+    Memory beyond the arguments is 8 bytes for each entry of the result, 8 for each query, 16 for each document, and
+    the blocks; a GPU holds the documents too if they fit into half of its free memory, and else two blocks. For 1M x
+    1M of 256 float16 dimensions and k = 90 that is 10^6 · 90 · 8 = 720 MB of results (on disk with `output_folder`),
+    24 · 10^6 = 24 MB of lengths, and on a CPU blocks of 1024 · 16384 · 4 = 67 MB of scores, 16384 · 256 · 4 = 17 MB of
+    documents and 17 MB of candidates: under 1 GB, where the embeddings are 1 GB and all scores would be 4 TB. Time is
+    that of 2 · 10^12 · 256 float32 operations, 5.1 · 10^14: 23 minutes at 0.37 TFLOP/s (two CPU cores), 13 s at 40
+    TFLOP/s (a large GPU).
 
     Args:
         queries: shape (queries, dim), any float type and length of vectors. A memory map is read block by block.
@@ -44,48 +58,119 @@ def top_k(
         backend: "torch" is exact and deterministic, equal scores in the order of the documents. "faiss" builds an
             index in memory (float32); which of several equal documents ends a list is its own affair.
         device: where torch computes. None: the GPU if there is one, else the CPU.
-        block_size: queries in a block, which has 16 times as many documents. Changes the speed and the memory (128
-            bytes times its square) but never the result. None: 1024 on the CPU, 4096 on a GPU.
+        block_size: queries in a block, which has 16 times as many documents. Changes the speed and the memory (64
+            bytes times its square, 128 more where float32 does not suffice) but never the result. None: 1024 on the
+            CPU, 4096 on a GPU.
         faiss_index: what FAISS shall build, in the words of its `index_factory`: "IVF1024,Flat", "HNSW32", ...
             None: exact search.
         faiss_parameters: search parameters of that index, such as "nprobe=32" or "efSearch=64".
+        output_folder: write the result into `neighbours.npy` and `scores.npy` there, and return memory maps of them.
+            None: the result is in memory.
+        ranks: the processes that search together, all with the same arguments: each in its share of the documents,
+            the first one merges. FAISS works in the first one alone. None: this process alone.
         show_progress_bar: show a bar over blocks of queries.
 
     Returns:
         The ids of the documents, best first, int32, and their cosines, float32; both of shape (queries, k). An
-        approximate index that finds fewer than k fills up with the id -1 and the score -inf.
+        approximate index that finds fewer than k fills up with the id -1 and the score -inf. In processes other than
+        the first: None.
 
     Raises:
         ValueError: if shapes do not fit, a vector is zero or not finite (the row is named), or an option has no
             meaning here.
         ImportError: if FAISS is asked for and not installed.
     """
-    if backend not in ("torch", "faiss"):
-        raise ValueError(f"backend must be 'torch' or 'faiss', got {backend!r}.")
-    if backend == "torch" and (faiss_index is not None or faiss_parameters is not None):
-        raise ValueError("faiss_index and faiss_parameters need backend='faiss', got backend='torch'.")
-    if backend == "faiss":
-        import_faiss()
-    where = _exact_device(device) if backend == "torch" else torch.device("cpu")
-    block_size = _BLOCK_SIZE.get(where.type, _BLOCK_SIZE["cuda"]) if block_size is None else block_size
-    if k < 1 or block_size < 1:
-        raise ValueError(f"k and block_size must be at least 1, got k={k} and block_size={block_size}.")
-    queries, documents = as_array(queries), as_array(documents)
-    _check_shapes(queries, documents, backend)
-    norms = inverse_norms(queries, "queries"), inverse_norms(documents, "documents")
-    k = min(k, len(documents))
-    if backend == "faiss":
-        search = _faiss_blocks(queries, documents, norms, k, block_size, faiss_index, faiss_parameters)
-    else:
-        search = _torch_blocks(queries, documents, norms, k, block_size, where)
-    indices = np.empty((len(queries), k), dtype=np.int32)
-    scores = np.empty((len(queries), k), dtype=np.float32)
-    with tqdm(total=len(queries), desc="Neighbours", disable=not show_progress_bar) as bar:
-        for start, block_indices, block_scores in search:
-            stop = start + len(block_indices)
-            indices[start:stop], scores[start:stop] = block_indices, block_scores
-            bar.update(stop - start)
-    return indices, scores
+    search = NeighbourSearch(
+        queries,
+        documents,
+        k,
+        backend=backend,
+        device=device,
+        block_size=block_size,
+        faiss_index=faiss_index,
+        faiss_parameters=faiss_parameters,
+        ranks=ranks,
+    )
+    results = search.room(output_folder)
+    disable = not (show_progress_bar and search.ranks.is_main)
+    with tqdm(total=search.queries, desc="Neighbours", disable=disable) as bar:
+        for rows in slices(search.queries, search.block_size):
+            found = search(rows)
+            if results is not None:
+                results[0][rows], results[1][rows] = found
+            bar.update(rows.stop - rows.start)
+    return results
+
+
+class NeighbourSearch:
+    """The search of `top_k`, made ready to be asked for a block of queries at a time.
+
+    The arguments are those of `top_k`; all processes must make one, and ask it for the same queries.
+
+    Attributes:
+        queries: how many queries there are.
+        k: neighbours a query.
+        block_size: how many queries it should be asked for at a time.
+        ranks: the processes that search together.
+    """
+
+    def __init__(
+        self,
+        queries: np.ndarray | torch.Tensor,
+        documents: np.ndarray | torch.Tensor,
+        k: int,
+        *,
+        backend: Literal["torch", "faiss"] = "torch",
+        device: str | torch.device | None = None,
+        block_size: int | None = None,
+        faiss_index: str | None = None,
+        faiss_parameters: str | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        self.ranks = ranks or Ranks()
+        _check_options(k, block_size, backend, faiss_index, faiss_parameters)
+        where = _exact_device(device) if backend == "torch" else torch.device("cpu")
+        self.block_size = block_size or _BLOCK_SIZE.get(where.type, _BLOCK_SIZE["cuda"])
+        self._queries, documents = as_array(queries), as_array(documents)
+        _check_shapes(self._queries, documents, backend)
+        with self.ranks.together():
+            self._norms, norms = inverse_norms(self._queries, "queries"), inverse_norms(documents, "documents")
+        self.queries, self.k = len(self._queries), min(k, len(documents))
+        self._faiss = self._exact = None
+        if backend == "torch":
+            share = _share(len(documents), self.ranks)
+            size = {"block_size": _DOCUMENTS_PER_QUERY * self.block_size}
+            first = {"first_document": share.start, "device": where}
+            self._exact = ExactSearch(documents[share], norms[share], self.k, **first, **size)
+        elif self.ranks.is_main:
+            size = {"block_size": self.block_size}
+            self._faiss = FaissSearch(documents, norms, self.k, **size, index=faiss_index, parameters=faiss_parameters)
+
+    def __call__(self, rows: slice | np.ndarray) -> Lists | None:
+        """Documents and cosines of some queries, each (rows, k); None in processes other than the first."""
+        if self._faiss is not None:
+            return self._faiss.nearest(self._queries[rows], self._norms[rows])
+        if self._exact is None:
+            return None
+        best = _best_of_all(self._exact.nearest(self._queries[rows], self._norms[rows]), self.ranks)
+        if best is None:
+            return None
+        return documents_of(best).int().cpu().numpy(), cosines_of(best).cpu().numpy()
+
+    def room(self, output_folder: str | os.PathLike[str] | None) -> Lists | None:
+        """Room for the lists of all queries, as `top_k` returns them; None in processes other than the first."""
+        if not self.ranks.is_main:
+            return None
+        shape = (self.queries, self.k)
+        if output_folder is None or self.queries == 0:  # an empty file cannot be mapped
+            return np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.float32)
+        folder = Path(output_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        create = np.lib.format.open_memmap
+        return (
+            create(folder / "neighbours.npy", mode="w+", dtype=np.int32, shape=shape),
+            create(folder / "scores.npy", mode="w+", dtype=np.float32, shape=shape),
+        )
 
 
 def paired_scores(
@@ -104,64 +189,30 @@ def paired_scores(
     queries, documents = as_array(queries), as_array(documents)
     query_norms, document_norms = inverse_norms(queries, "queries"), inverse_norms(documents, "documents")
     scores = np.empty(len(queries), dtype=np.float32)
-    for rows in _slices(len(queries), _BLOCK_SIZE["cpu"]):
+    for rows in slices(len(queries), _BLOCK_SIZE["cpu"]):
         chosen = document_of_query[rows]
-        on_left = _on_grid(queries[rows], query_norms[rows]) / _GRID
-        on_right = _on_grid(documents[chosen], document_norms[chosen])
-        scores[rows] = _cosines((on_left * on_right).sum(dim=1).round_())
+        on_left = on_grid(queries[rows], query_norms[rows]) / GRID
+        on_right = on_grid(documents[chosen], document_norms[chosen])
+        scores[rows] = cosines_of((on_left * on_right).sum(dim=1).round_()).numpy()
     return scores
 
 
-Norms = tuple[np.ndarray, np.ndarray]  # 1 / length of the queries and of the documents
-Blocks = Iterator[tuple[int, np.ndarray, np.ndarray]]  # first query, indices (block, k), scores (block, k)
+def _share(documents: int, ranks: Ranks) -> slice:
+    """The documents that this process searches in."""
+    return slice(documents * ranks.rank // ranks.count, documents * (ranks.rank + 1) // ranks.count)
 
 
-@torch.inference_mode()
-def _torch_blocks(
-    queries: np.ndarray, documents: np.ndarray, norms: Norms, k: int, block_size: int, device: torch.device
-) -> Blocks:
-    query_norms, document_norms = norms
-    # one buffer for every block: to ask the system for fresh memory takes longer than the product on a CPU
-    largest = min(block_size, len(queries)) * min(_DOCUMENTS_PER_QUERY * block_size, len(documents))
-    buffer = torch.empty(largest, dtype=torch.float64, device=device)
-    for rows in _slices(len(queries), block_size):
-        left = _on_grid(queries[rows], query_norms[rows], device) / _GRID  # (block, dim)
-        best = left.new_empty((len(left), 0))
-        for columns in _slices(len(documents), _DOCUMENTS_PER_QUERY * block_size):
-            right = _on_grid(documents[columns], document_norms[columns], device)  # (documents of the block, dim)
-            scores = buffer[: len(left) * len(right)].view(len(left), len(right))
-            packed = _pack(torch.mm(left, right.T, out=scores), first_document=columns.start)
-            best = torch.cat((best, _greatest(packed, k)), dim=1)
-            best = _greatest(best, k)
-        yield rows.start, *_unpack(best)
+def _best_of_all(best: torch.Tensor, ranks: Ranks) -> torch.Tensor | None:
+    """Merges the packed lists of all processes in the first one. Shape (block, k) in each."""
+    if ranks.count == 1:
+        return best
+    from torch import distributed
 
-
-def _on_grid(block: np.ndarray, norms: np.ndarray, device: torch.device | str = "cpu") -> torch.Tensor:
-    """Unit vectors as whole numbers of steps. Shape (block, dim), float64."""
-    vectors = torch.tensor(np.asarray(block), device=device).to(torch.float64)
-    return (vectors * torch.tensor(norms, device=device)[:, None]).mul_(_GRID).round_()
-
-
-def _pack(scores: torch.Tensor, first_document: int) -> torch.Tensor:
-    """In place: whole steps of score before the point, and behind it a fraction, greater for lower documents."""
-    last = first_document + scores.shape[1]
-    documents = torch.arange(first_document, last, dtype=scores.dtype, device=scores.device)
-    return scores.round_().add_((_GRID - 1 - documents) / _GRID)
-
-
-def _unpack(packed: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Documents and cosines of packed numbers."""
-    steps = packed.floor()
-    documents = _GRID - 1 - (packed - steps) * _GRID
-    return documents.to(torch.int32).cpu().numpy(), _cosines(steps)
-
-
-def _cosines(steps: torch.Tensor) -> np.ndarray:
-    return (steps / _GRID).clamp_(-1, 1).float().cpu().numpy()
-
-
-def _greatest(packed: torch.Tensor, k: int) -> torch.Tensor:
-    return packed.topk(min(k, packed.shape[1]), dim=1).values
+    home = {"gloo": "cpu", "nccl": "cuda"}.get(distributed.get_backend())  # a group of both takes what comes
+    best = best.to(home or best.device)
+    shares = [torch.empty_like(best) for _ in range(ranks.count)] if ranks.is_main else None
+    distributed.gather(best, shares)
+    return greatest(torch.cat(shares, dim=1), best.shape[1]) if shares else None
 
 
 def _exact_device(device: str | torch.device | None) -> torch.device:
@@ -173,30 +224,17 @@ def _exact_device(device: str | torch.device | None) -> torch.device:
     return device
 
 
-def _faiss_blocks(
-    queries: np.ndarray,
-    documents: np.ndarray,
-    norms: Norms,
-    k: int,
-    block_size: int,
-    faiss_index: str | None,
-    faiss_parameters: str | None,
-) -> Blocks:
-    faiss = import_faiss()
-    query_norms, document_norms = norms
-    index = faiss.index_factory(documents.shape[1], faiss_index or "Flat", faiss.METRIC_INNER_PRODUCT)
-    if not index.is_trained:
-        sample = np.unique(np.linspace(0, len(documents) - 1, _TRAINING_DOCUMENTS).astype(np.int64))
-        index.train(_unit_float32(documents[sample], document_norms[sample]))
-    for rows in _slices(len(documents), block_size):
-        index.add(_unit_float32(documents[rows], document_norms[rows]))
-    if faiss_parameters is not None:
-        faiss.ParameterSpace().set_index_parameters(index, faiss_parameters)
-    for rows in _slices(len(queries), block_size):
-        scores, indices = index.search(_unit_float32(queries[rows], query_norms[rows]), k)
-        scores[indices < 0] = -np.inf
-        order = np.lexsort((indices, -scores), axis=1)  # equal scores in the order of the documents
-        yield rows.start, np.take_along_axis(indices, order, axis=1), np.take_along_axis(scores, order, axis=1)
+def _check_options(
+    k: int, block_size: int | None, backend: str, faiss_index: str | None, faiss_parameters: str | None
+) -> None:
+    if backend not in ("torch", "faiss"):
+        raise ValueError(f"backend must be 'torch' or 'faiss', got {backend!r}.")
+    if backend == "torch" and (faiss_index is not None or faiss_parameters is not None):
+        raise ValueError("faiss_index and faiss_parameters need backend='faiss', got backend='torch'.")
+    if backend == "faiss":
+        import_faiss()
+    if k < 1 or (block_size is not None and block_size < 1):
+        raise ValueError(f"k and block_size must be at least 1, got k={k} and block_size={block_size}.")
 
 
 def _check_shapes(queries: np.ndarray, documents: np.ndarray, backend: str) -> None:
@@ -204,23 +242,10 @@ def _check_shapes(queries: np.ndarray, documents: np.ndarray, backend: str) -> N
         raise ValueError(
             f"queries (n, dim) and documents (m > 0, dim) do not fit: got {queries.shape} and {documents.shape}."
         )
-    if backend == "torch" and len(documents) > _GRID:
+    if backend == "torch" and len(documents) > GRID:
         raise ValueError(
-            f"Exact search serves up to {int(_GRID)} documents, got {len(documents)}. Set backend='faiss'."
+            f"Exact search serves up to {int(GRID)} documents, got {len(documents)}. Set backend='faiss'."
         )
-
-
-def import_faiss() -> Any:
-    """Import FAISS, or say how to install it."""
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError('backend="faiss" needs FAISS: pip install "saha-st[faiss]"') from error
-    return faiss
-
-
-def _unit_float32(block: np.ndarray, norms: np.ndarray) -> np.ndarray:
-    return (np.asarray(block) * norms[:, None]).astype(np.float32)
 
 
 def as_array(embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
@@ -229,8 +254,3 @@ def as_array(embeddings: np.ndarray | torch.Tensor) -> np.ndarray:
         embeddings = embeddings.detach().cpu()
         return (embeddings.float() if embeddings.dtype == torch.bfloat16 else embeddings).numpy()
     return np.asarray(embeddings)
-
-
-def _slices(length: int, size: int) -> Iterator[slice]:
-    for start in range(0, length, size):
-        yield slice(start, min(start + size, length))

@@ -75,10 +75,48 @@ def test_options_reach_the_search_and_the_rule():
         assert (scores[anchor, document_of_row[mates]] <= limit - 0.1 * abs(limit) + 1e-6).all()
 
 
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+@pytest.mark.parametrize("options", [{}, {"relative_margin": 0.1}, {"anchor_key": np.arange(600) // 2}])
+def test_rows_that_join_a_cluster_before_their_turn_are_not_searched(options, backend, monkeypatch):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    anchors, documents, document_of_row = embeddings(rows=600, documents=700)  # some documents have no owner
+    options = options | {"num_negatives": 5, "backend": backend}
+    searched, call = [], build.NeighbourSearch.__call__
+    monkeypatch.setattr(
+        build.NeighbourSearch, "__call__", lambda self, rows: searched.append(rows) or call(self, rows)
+    )
+    results = {}
+    for block_size in (1, 7, 100, 600):
+        searched.clear()
+        results[block_size] = find_clusters(anchors, documents, document_of_row, **options, block_size=block_size)
+        rows = np.concatenate(searched)
+        assert len(np.unique(rows)) == len(rows)
+        assert max(map(len, searched)) <= block_size
+        assert len(rows) == 600 if block_size == 600 else len(rows) < 500
+    expected = results.pop(600)
+    assert expected.counts.phase_two_clusters > 0
+    for result in results.values():
+        assert plain(result.clusters) == plain(expected.clusters)
+        assert result.counts == expected.counts
+
+
+def test_the_rule_reads_lists_from_files(tmp_path):
+    anchors, documents, document_of_row = embeddings()
+    options = {"num_negatives": 3, "relative_margin": 0.1}
+    expected = find_clusters(anchors, documents, document_of_row, **options)
+    found = find_clusters(anchors, documents, document_of_row, **options, output_folder=tmp_path)
+    assert plain(found.clusters) == plain(expected.clusters)
+    assert found.counts == expected.counts
+    assert np.load(tmp_path / "neighbours.npy").shape == (120, 18)
+
+
 def test_lists_are_longer_where_an_anchor_has_several_positives(monkeypatch):
     asked = []
-    search = build.top_k
-    monkeypatch.setattr(build, "top_k", lambda q, d, k, **options: asked.append(k) or search(q, d, k, **options))
+    search = build.NeighbourSearch
+    monkeypatch.setattr(
+        build, "NeighbourSearch", lambda q, d, k, **options: asked.append(k) or search(q, d, k, **options)
+    )
     anchors, documents, document_of_row = embeddings()
     for key in (None, np.arange(120) // 4, np.arange(120) // 40):
         build_clusters(anchors, documents, document_of_row, num_negatives=2, pool_multiplier=3, anchor_key=key)
@@ -96,7 +134,7 @@ def test_lists_are_longer_where_an_anchor_has_several_positives(monkeypatch):
     ],
 )
 def test_what_cannot_work_is_refused_before_the_search(change, message, monkeypatch):
-    monkeypatch.setattr(build, "top_k", lambda *_, **__: pytest.fail("searched"))
+    monkeypatch.setattr(build, "NeighbourSearch", lambda *_, **__: pytest.fail("searched"))
     anchors, documents, document_of_row = embeddings()
     arguments = {
         "anchor_embeddings": anchors,

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from saha_st.mining.checks import inverse_norms
-from saha_st.mining.neighbours import _on_grid, paired_scores, top_k
+from saha_st.mining.grid import on_grid
+from saha_st.mining.neighbours import paired_scores, top_k
 
 BLOCK_SIZES = [1, 2, 3, 7, 50, None]
 
@@ -62,7 +63,7 @@ def test_result_is_the_same_to_the_bit_with_every_block_size():
 def test_products_of_vectors_on_the_grid_are_exact():
     queries, documents = vectors(5, dim=1536), vectors(7, dim=1536, seed=1)
     documents[0] = queries[0]  # the greatest sum that occurs
-    left, right = (_on_grid(x, inverse_norms(x, "x")) for x in (queries, documents))
+    left, right = (on_grid(x, inverse_norms(x, "x")) for x in (queries, documents))
     whole_left, whole_right = ([[int(v) for v in row] for row in x.tolist()] for x in (left, right))
     exact = [[sum(a * b for a, b in zip(q, d, strict=True)) for d in whole_right] for q in whole_left]
     assert max(map(max, exact)) > 0.999 * 2**52
@@ -103,6 +104,22 @@ def test_memory_maps_are_read(tmp_path):
     np.save(tmp_path / "documents.npy", documents)
     mapped = np.load(tmp_path / "documents.npy", mmap_mode="r")
     np.testing.assert_array_equal(top_k(mapped, mapped, 4, block_size=2)[0], top_k(documents, documents, 4)[0])
+
+
+@pytest.mark.parametrize("backend", ["torch", "faiss"])
+def test_results_can_be_written_into_memory_maps(tmp_path, backend):
+    if backend == "faiss":
+        pytest.importorskip("faiss")
+    queries, documents = vectors(50), vectors(90, seed=1)
+    expected = top_k(queries, documents, 7, backend=backend)
+    folder = tmp_path / "not" / "there yet"
+    found = top_k(queries, documents, 7, backend=backend, output_folder=folder, block_size=8)
+    for name, array, other in zip(("neighbours", "scores"), found, expected, strict=True):
+        assert isinstance(array, np.memmap)
+        np.testing.assert_array_equal(array, other)
+        array.flush()
+        np.testing.assert_array_equal(np.load(folder / f"{name}.npy"), other)
+    assert top_k(queries[:0], documents, 7, backend=backend, output_folder=folder)[0].shape == (0, 7)
 
 
 def test_no_matrix_is_larger_than_a_block(monkeypatch):
