@@ -9,19 +9,38 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 import tqdm
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.gradcache import _create_minibatch
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from saha_st.losses.known_pairs import KnownPairs
+from saha_st.losses.mini_batches import (
+    FailedMiniBatch,
+    Features,
+    MiniBatches,
+    check_mini_batches,
+    take_rows,
+    without_padding,
+)
+
+MINI_BATCH_NUM_TOKENS = 4096
+"""Tokens of a mini-batch unless another size is given: what the paper's four rows of 1,024 tokens take at most, so as
+much memory, in fewer forward passes where rows are shorter."""
+
+_SCORE_ROWS = 32
 
 logger = logging.getLogger(__name__)
+
+_DEALT, _WHOLE = "dealt_out", "whole_column"
+"""Keys of a column that is dealt out by tokens: its `MiniBatches`, and its features as they came."""
 
 
 class SaHaLoss(CachedMultipleNegativesRankingLoss):
@@ -46,10 +65,12 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
     Args:
         model: The model to train.
         scale: Factor of the cosines, 1 / temperature. The paper's temperature is 0.02.
-        mini_batch_size: Rows that are embedded, and rows of the score matrix that are computed, at a time. Bounds the
-            memory; has no influence on the result.
-        mini_batch_num_tokens: If given, mini-batches for embedding are filled by tokens instead; images count as their
-            placeholder tokens.
+        mini_batch_size: Embed so many rows at a time, however long they are, and compute so many rows of the score
+            matrix at a time. Default: embed by tokens instead.
+        mini_batch_num_tokens: Embed so many tokens at a time: rows sorted by length, images counted as their
+            placeholder tokens, padding counted. This bounds the memory, whatever the batch size. A longer row is
+            embedded alone, so it should be no less than the longest row has. Default: 4,096, unless
+            ``mini_batch_size`` is given. Neither has an influence on the result but for rounding and dropout.
         gather_across_devices: Whether documents of all processes are negatives.
         false_negative_margin: Mask documents with a cosine above the positive's plus this margin; cosine units, before
             the scale. None masks none. Qwen3-VL-Embedding uses 0.1.
@@ -57,8 +78,10 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         show_progress_bar: Whether to show a progress bar over the mini-batches.
 
     Raises:
-        ValueError: ``scale``, ``mini_batch_size`` or ``false_negative_margin`` is out of range; on a batch, the label
+        ValueError: ``scale``, a mini-batch's size or ``false_negative_margin`` is out of range; on a batch, the label
             is neither one number a row nor three.
+        torch.OutOfMemoryError: A mini-batch does not fit; its attribute ``mini_batch`` is a
+            :class:`~saha_st.losses.mini_batches.FailedMiniBatch`.
 
     References:
         - From Generator to Embedder: https://huggingface.co/papers/2508.00955
@@ -99,7 +122,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
                 batch_sampler=ClusterBatchSampler,
                 router_mapping={"anchor": "query", "positive": "document"},
             )
-            loss = SaHaLoss(model, mini_batch_size=4)
+            loss = SaHaLoss(model)
             # With several processes, pass callbacks=[saha_st.samplers.SetEpochCallback()]: a resumed run needs it.
             SentenceTransformerTrainer(model=model, args=args, train_dataset=train_dataset, loss=loss).train()
     """
@@ -108,15 +131,16 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         self,
         model: SentenceTransformer,
         scale: float = 50.0,
-        mini_batch_size: int = 32,
+        mini_batch_size: int | None = None,
         mini_batch_num_tokens: int | None = None,
         gather_across_devices: bool = False,
         false_negative_margin: float | None = None,
         mask_duplicates: bool = True,
         show_progress_bar: bool = False,
     ) -> None:
-        if mini_batch_size < 1:
-            raise ValueError(f"mini_batch_size must be at least 1, got {mini_batch_size}.")
+        check_mini_batches(mini_batch_size, mini_batch_num_tokens)
+        if mini_batch_size is None and mini_batch_num_tokens is None:
+            mini_batch_num_tokens = MINI_BATCH_NUM_TOKENS
         if false_negative_margin is not None and not math.isfinite(false_negative_margin):
             raise ValueError(
                 f"false_negative_margin must be a finite difference of cosines or None, got {false_negative_margin}."
@@ -124,7 +148,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         super().__init__(
             model,
             scale=scale,
-            mini_batch_size=mini_batch_size,
+            mini_batch_size=_SCORE_ROWS if mini_batch_size is None else mini_batch_size,
             mini_batch_num_tokens=mini_batch_num_tokens,
             gather_across_devices=gather_across_devices,
             show_progress_bar=show_progress_bar,
@@ -134,6 +158,41 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         self._metric_sums: dict[str, Tensor] = {}
         self._metric_rows: dict[str, Tensor | int] = {}
         self._warned_of_missing_labels = False
+        self._warned_of_long_row = False
+        # Of the batch at hand; no features, which would stay on the device until the next batch is there as well.
+        self._dealt: list[MiniBatches | None] = []
+        self._number_of_column: dict[int, int] = {}
+        self._labels: Tensor | None = None
+
+    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
+        """Return the loss of a batch, a scalar; gradients are computed when it is back-propagated.
+
+        Args:
+            sentence_features: The features of each column: anchors, positives, then hard negatives.
+            labels: [cluster, anchor, positive] of each row, shape (rows, 3), if they are known.
+        """
+        columns = [self._dealt_out(features) for features in sentence_features]
+        self._dealt = [column.get(_DEALT) for column in columns]
+        self._number_of_column = {id(column): number for number, column in enumerate(columns)}
+        self._labels = labels
+        return super().forward(columns, labels)
+
+    def embed_minibatch(
+        self, sentence_feature: Features, begin: int, end: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Any]:
+        """Embed a mini-batch: rows ``begin`` to ``end``, or the one of that number that was dealt out by tokens."""
+        dealt = sentence_feature.get(_DEALT)
+        rows = list(range(begin, end)) if dealt is None else dealt.rows[begin]
+        try:
+            if dealt is None:
+                features = without_padding(_create_minibatch(sentence_feature, begin, end))
+            else:
+                features = take_rows(sentence_feature[_WHOLE], rows)
+            # The features are the mini-batch already, so all of their rows are asked for.
+            return super().embed_minibatch(features, 0, len(rows), *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            error.mini_batch = self._failed(sentence_feature, rows)
+            raise
 
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
@@ -148,8 +207,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         Returns:
             The mean loss of this process's rows, a scalar.
         """
-        anchors = torch.cat(reps[0])  # (rows, dim)
-        columns = [torch.cat(column) for column in reps[1:]]  # each (rows, dim)
+        anchors, *columns = map(_in_line, reps, self._dealt or [None] * len(reps))  # each (rows, dim)
         labels = self._checked_labels(labels, rows=len(anchors))
         first = 0
         if self.gather_across_devices:
@@ -195,6 +253,37 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
     def citation(self) -> str:
         """BibTeX of the paper, and of gradient caching."""
         return _CITATION + super().citation
+
+    def _dealt_out(self, features: Features) -> Features:
+        """A column as mini-batches of so many tokens, in the form in which Sentence Transformers counts them.
+
+        Features without padding are left as they are: it fills those by tokens itself.
+        """
+        if self.mini_batch_num_tokens is None or "cu_seq_lens_q" in features:
+            return features
+        dealt = MiniBatches.of(features, self.mini_batch_num_tokens, rows_without_lengths=self.mini_batch_size)
+        self._warn_of_long_row(max(dealt.lengths, default=0))
+        # One row for each mini-batch, and each row fills a mini-batch: its own code then loops over ours.
+        full = torch.full((len(dealt.rows), 1), self.mini_batch_num_tokens)
+        return {"attention_mask": full, _DEALT: dealt, _WHOLE: features}
+
+    def _failed(self, column: Features, rows: list[int]) -> FailedMiniBatch:
+        """What a mini-batch held that did not fit into the memory."""
+        whole = column.get(_WHOLE, column)
+        mask = whole.get("attention_mask")
+        tokens = () if mask is None else tuple(mask[rows].sum(dim=1).tolist())
+        labels = None if self._labels is None else self._labels.tolist()
+        return FailedMiniBatch(self._number_of_column.get(id(column), 0), tuple(rows), tokens, labels)
+
+    def _warn_of_long_row(self, longest: int) -> None:
+        if longest > self.mini_batch_num_tokens and not self._warned_of_long_row:
+            logger.warning(
+                "A row has %d tokens, more than mini_batch_num_tokens=%d: embedded alone, it takes more memory. Raise "
+                "mini_batch_num_tokens, or lower max_seq_length or image_tokens. (Said once.)",
+                longest,
+                self.mini_batch_num_tokens,
+            )
+            self._warned_of_long_row = True
 
     def _contrast(
         self, anchors: Tensor, documents: Tensor, known: KnownPairs | None, first: int, with_backward: bool
@@ -268,6 +357,14 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
                 "mask_duplicates=False."
             )
         return labels
+
+
+def _in_line(mini_batches: list[Tensor], dealt: MiniBatches | None) -> Tensor:
+    """The embeddings of a column in the order of its rows, shape (rows, dim)."""
+    embeddings = torch.cat(mini_batches)
+    if dealt is None or len(dealt.rows) == 1:
+        return embeddings
+    return embeddings[torch.tensor(dealt.place_of_row, device=embeddings.device)]
 
 
 def _unit(vectors: Tensor) -> Tensor:

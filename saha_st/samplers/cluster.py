@@ -78,6 +78,7 @@ class ClusterBatchSampler(DefaultBatchSampler):
             generator=generator,
             seed=seed,
         )
+        self._places = np.arange(batch_size)
         self._starts, self._sizes = _cluster_bounds(_read_clusters(dataset, valid_label_columns or ["label"]))
         size_values, counts = np.unique(self._sizes, return_counts=True)
         count_of_size = dict(zip(size_values.tolist(), counts.tolist(), strict=True))
@@ -114,7 +115,10 @@ class ClusterBatchSampler(DefaultBatchSampler):
             end = begin + fill
             clusters = np.concatenate([queue[b:e] for queue, b, e in zip(queues, begin, end, strict=True)])
             begin = end
-            yield [row for c in clusters for row in range(self._starts[c], self._starts[c] + self._sizes[c])]
+            sizes = self._sizes[clusters]
+            # Counted on within a cluster, from its first row: a batch in one go.
+            first = np.repeat(self._starts[clusters] - np.cumsum(sizes) + sizes, sizes)  # (batch_size,)
+            yield (first + self._places).tolist()
 
     def __len__(self) -> int:
         """Batches in every epoch, over all processes."""

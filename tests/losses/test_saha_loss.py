@@ -340,7 +340,7 @@ def test_the_model_card_gets_the_arguments_and_the_paper():
     assert loss.get_config_dict() == {
         "scale": 20.0,
         "mini_batch_size": 32,
-        "mini_batch_num_tokens": None,
+        "mini_batch_num_tokens": 4096,  # the default
         "gather_across_devices": False,
         "false_negative_margin": 0.1,
         "mask_duplicates": True,
