@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -15,6 +16,15 @@ from pathlib import Path
 
 import pytest
 from tiny import build_tiny_mllm
+
+
+@pytest.fixture(autouse=True)
+def _log_levels():
+    """Commands that run in this process set how much is said."""
+    logger = logging.getLogger("saha_st")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -6,13 +6,17 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 
 from saha_st import __version__
-from saha_st.cli import data, demo, encode, evaluate, mine, publish, quickstart, submission, train, verify
+from saha_st.cli import data, demo, encode, evaluate, mine, preflight, publish, quickstart, submission, train, verify
+from saha_st.heartbeat import LOST
 from saha_st.hub.errors import CheckFailedError
+from saha_st.launch import joined
+from saha_st.ranks import LostProcessError, OtherProcessFailedError, Ranks
 
-COMMANDS = (quickstart, encode, mine, train, evaluate, submission, publish, verify, demo, data)
+COMMANDS = (quickstart, encode, mine, preflight, train, evaluate, submission, publish, verify, demo, data)
 
 # What a user can put right: shown as one line. Anything else is a defect, and keeps its traceback.
 _EXPECTED = (ValueError, KeyError, FileNotFoundError, FileExistsError, ImportError, OSError, CheckFailedError)
@@ -28,25 +32,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, extra = parser.parse_known_args(argv)
     if extra and not args.takes_extra:
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("saha_st").setLevel(logging.WARNING if args.quiet else logging.INFO)
-    if args.quiet:  # bars of loading, read when these libraries are imported, which nothing has done yet
-        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    launched = Ranks.launched()
+    if launched.count > 1 and not args.in_processes:
+        return _refuse_processes(args.command, launched)
+    _set_up_output(args, launched)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # workers are forked after tokenizers ran
     # Threads that spin while they wait make a small model many times slower wherever cores are shared. Read by OpenMP
     # when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        return args.run(args, extra) if args.takes_extra else args.run(args)
-    except KeyboardInterrupt:
-        print(f"\nsaha-st {args.command}: interrupted. {args.if_interrupted}".rstrip(), file=sys.stderr)
-        return 130
-    except _EXPECTED as error:
-        if args.traceback:
-            raise
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
-        print(f"saha-st {args.command}: error: {message}", file=sys.stderr)
-        return 2
+    return _run(args, extra, launched)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -70,10 +64,71 @@ def build_parser() -> argparse.ArgumentParser:
         sub.set_defaults(
             run=command.run,
             takes_extra=getattr(command, "TAKES_EXTRA", False),
+            in_processes=getattr(command, "IN_PROCESSES", False),
             if_interrupted=getattr(command, "IF_INTERRUPTED", ""),
         )
         command.add_arguments(sub)
     return parser
+
+
+def _run(args: argparse.Namespace, extra: list[str], launched: Ranks) -> int:
+    """Run a command in this process or, with those of a launcher, in all; returns the exit status."""
+    try:
+        with _only_main_prints(launched), joined(getattr(args, "device", None)) as device:
+            args.device = device or getattr(args, "device", None)
+            return args.run(args, extra) if args.takes_extra else args.run(args)
+    except KeyboardInterrupt:
+        if launched.is_main:
+            print(f"\nsaha-st {args.command}: interrupted. {args.if_interrupted}".rstrip(), file=sys.stderr)
+        return 130
+    except (*_EXPECTED, OtherProcessFailedError, LostProcessError) as error:
+        if args.traceback:
+            raise
+        return _explain(error, args.command)
+
+
+def _explain(error: Exception, command: str) -> int:
+    """Say in one line what went wrong, unless another process says it; returns the exit status."""
+    if isinstance(error, OtherProcessFailedError):
+        return 2
+    if isinstance(error, LostProcessError):
+        print(f"saha-st {command}: {error}", file=sys.stderr)
+        return LOST
+    message = error.args[0] if isinstance(error, KeyError) and error.args else error
+    print(f"saha-st {command}: error: {message}", file=sys.stderr)
+    return 2
+
+
+def _set_up_output(args: argparse.Namespace, launched: Ranks) -> None:
+    """Let one process show bars and log; the others say only what is wrong with them."""
+    args.quiet |= not launched.is_main
+    level = logging.WARNING if launched.is_main else logging.ERROR
+    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("saha_st").setLevel(level if args.quiet else logging.INFO)
+    if args.quiet:  # bars of loading, read when these libraries are imported, which nothing has done yet
+        os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    if not launched.is_main:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@contextmanager
+def _only_main_prints(launched: Ranks) -> Iterator[None]:
+    if launched.is_main:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
+
+
+def _refuse_processes(command: str, launched: Ranks) -> int:
+    if launched.is_main:
+        able = ", ".join(each.NAME for each in COMMANDS if getattr(each, "IN_PROCESSES", False))
+        print(
+            f"saha-st {command}: error: {launched.count} processes were started (WORLD_SIZE={launched.count}), but "
+            f"{command} is for one. Start it without torchrun or accelerate launch; those are for {able}.",
+            file=sys.stderr,
+        )
+    return 2
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):

@@ -1,4 +1,4 @@
-"""``python -m saha_st.cli``, for ``accelerate launch -m``."""
+"""``python -m saha_st.cli``, as ``python -m saha_st``."""
 
 from __future__ import annotations
 

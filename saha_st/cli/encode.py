@@ -1,19 +1,27 @@
 """Encode a folder of pictures, a text file, a table or a Hub dataset: vectors with ids, as safetensors or parquet.
 
-saha-st encode photos/ --model saha-tiny --output photos.safetensors
+  saha-st encode photos/ --model saha-tiny --output photos.safetensors
+  torchrun --nproc_per_node 8 -m saha_st encode photos/ --model org/saha --output photos.safetensors
+
+Several processes, one a GPU, exchange vectors through --cache_folder, which all of them must see; by default a folder
+beside --output, which is removed when that is written. They give the same file as one.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from saha_st.cli.options import add_model_arguments, at_least_one, load_model, require_model
+from saha_st.cli.options import add_batch_arguments, add_model_arguments, load_model, require_model
+from saha_st.ranks import Ranks
 
 NAME = "encode"
 HELP = "encode files, folders or datasets"
+IN_PROCESSES = True
 
 _SUFFIXES = (".safetensors", ".parquet")
 
@@ -30,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image_root", help="folder that relative image paths are under")
     parser.add_argument("--subset", help="configuration of a Hub dataset")
     parser.add_argument("--split", default="train", help="split of the dataset")
-    parser.add_argument("--batch_size", type=at_least_one, default=32, help="inputs per forward")
+    add_batch_arguments(parser)
     parser.add_argument("--cache_folder", help="keep vectors here, so that a killed or repeated run goes on")
 
 
@@ -54,26 +62,51 @@ def run(args: argparse.Namespace) -> int:
         split=args.split,
     )
     _check_room_for_ids(output, inputs[ID])
-    from saha_st.encoding import encode_column, vector_fingerprint  # and torch, now that all is there
+    # What imports torch, now that all is there.
+    from saha_st.encoding import DistinctInputs, encode_column, vector_fingerprint, weights_digest
 
-    model = load_model(args)
+    ranks, model = Ranks.current(), load_model(args)
+    distinct = DistinctInputs.of(inputs, INPUT)
+    weights = weights_digest(model)
+    fingerprint = vector_fingerprint(model, task=args.task, weights=weights)
+    cache_folder = args.cache_folder or _folder_of_processes(output, ranks)
+    ranks.require_same("--model", fingerprint)
+    ranks.require_same("SOURCE", blake2b(distinct.keys[distinct.index_of_row]).hexdigest())
+    ranks.require_common_folder(cache_folder, "--cache_folder")
     encoded = encode_column(
         inputs,
         INPUT,
         model,
         task=args.task,
+        distinct=distinct,
+        weights=weights,
         batch_size=args.batch_size,
-        cache_folder=args.cache_folder,
+        batch_tokens=args.batch_tokens,
+        cache_folder=cache_folder,
         show_progress_bar=not args.quiet,
+        ranks=ranks,
     )
-    facts = {
-        "model": args.model_name_or_path,
-        "task": args.task,
-        "fingerprint": vector_fingerprint(model, task=args.task),
-    }
-    write_vectors(output, list(inputs[ID]), encoded.of_rows, facts)
+    with ranks.together():
+        if ranks.is_main:
+            facts = {"model": args.model_name_or_path, "task": args.task, "fingerprint": fingerprint}
+            write_vectors(output, list(inputs[ID]), encoded.of_rows, facts)
+    if ranks.is_main and cache_folder != args.cache_folder:  # and now nobody reads there any more
+        _remove(cache_folder, fingerprint)
     print(f"Wrote {len(inputs)} vectors of {encoded.embeddings.shape[1]} dimensions to {output}.")
     return 0
+
+
+def _folder_of_processes(output: Path, ranks: Ranks) -> Path | None:
+    """Where several processes exchange vectors; one goes on from it if they were killed."""
+    folder = output.with_name(f"{output.name}.vectors")
+    return folder if ranks.count > 1 or folder.is_dir() else None
+
+
+def _remove(folder: Path, fingerprint: str) -> None:
+    """Remove what these processes have left in their folder, and the folder unless somebody has put more there."""
+    shutil.rmtree(folder / fingerprint, ignore_errors=True)
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _check_room_for_ids(output: Path, ids: Any) -> None:
@@ -88,14 +121,15 @@ def write_vectors(output: Path, ids: list[str], embeddings: Any, facts: dict[str
     Safetensors hold a tensor ``embeddings`` (rows, dim) and the ids as JSON under ``ids`` in the metadata; parquet
     holds columns ``id`` and ``embedding``.
     """
+    import numpy as np
+
     from saha_st.files import write_whole
 
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".safetensors":
-        from safetensors.numpy import save
-
-        blob = save({"embeddings": embeddings}, metadata=facts | {"ids": json.dumps(ids)})
-        write_whole(output, lambda file: file.write(blob))
+        header = _safetensors_header(embeddings.shape, facts | {"ids": json.dumps(ids)})
+        vectors = np.ascontiguousarray(embeddings, dtype="<f4")
+        write_whole(output, lambda file: (file.write(header), file.write(vectors)))
         return
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -103,3 +137,11 @@ def write_vectors(output: Path, ids: list[str], embeddings: Any, facts: dict[str
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(embeddings.reshape(-1)), embeddings.shape[1])
     table = pa.table({"id": ids, "embedding": vectors}).replace_schema_metadata(facts)
     write_whole(output, lambda file: pq.write_table(table, file))
+
+
+def _safetensors_header(shape: tuple[int, int], metadata: dict[str, str]) -> bytes:
+    """The beginning of a file with one tensor. The library's own has the metadata in another order every time."""
+    tensor = {"dtype": "F32", "shape": shape, "data_offsets": (0, 4 * shape[0] * shape[1])}
+    text = json.dumps({"__metadata__": metadata, "embeddings": tensor}, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # numbers begin at multiples of eight
+    return len(text).to_bytes(8, "little") + text

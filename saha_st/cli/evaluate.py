@@ -2,7 +2,7 @@
 
   saha-st evaluate saha-tiny --benchmark mini-mmeb --compare_with saha-tiny-base
   saha-st evaluate org/model --benchmark "MMEB(v1)" --compare_with paper
-  accelerate launch -m saha_st.cli evaluate org/model --benchmark "MIEB(lite)" --batch_size 16
+  accelerate launch -m saha_st evaluate org/model --benchmark "MIEB(lite)" --batch_size 16
 
 Results lie in --output_dir in mteb's layout, with a table and a chart in reports/. A run that was killed goes on where
 it stopped, inside a task too; one process per GPU gives the same numbers as one.
@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
-from saha_st.cli.options import add_model_arguments, at_least_one, load_any_model, require_model
+from saha_st.cli.options import add_batch_arguments, add_model_arguments, at_least_one, load_any_model, require_model
 
 NAME = "evaluate"
 HELP = "score a model on MMEB, MIEB, ViDoRe, MTEB, SugarCrepe"
 IF_INTERRUPTED = "Start the same command again to go on."
+IN_PROCESSES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '"MIEB(lite)", "ViDoRe(v2)"',
     )
     parser.add_argument("--output_dir", default="evaluation", help="folder for results, vectors and reports")
-    parser.add_argument("--batch_size", type=at_least_one, default=32, help="inputs per forward")
+    add_batch_arguments(parser)
     parser.add_argument(
         "--limit", type=at_least_one, help="a quick look: so many queries or rows of each task; no result"
     )
@@ -61,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
         require_model(name, args.revision if name == args.model_name_or_path else None)
     from saha_st.evaluation import find_benchmark
 
-    device = _join_processes()
-    args.device = args.device or device
     benchmark = find_benchmark(
         args.benchmark,
         data_dir=args.data_dir or _place_of_generated(args),
@@ -111,6 +109,7 @@ def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, An
         load_any_model(flags),
         name=flags.name or name_of_source(resolve_model(name)),
         cache_folder=Path(args.output_dir) / "vectors",
+        batch_tokens=args.batch_tokens,
         show_progress_bar=not args.quiet,
     )
     scores = evaluate(
@@ -123,18 +122,6 @@ def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, An
         show_progress_bar=not args.quiet,
     )
     return encoder.mteb_model_meta, scores
-
-
-def _join_processes() -> str | None:
-    """Join the process group that `accelerate launch` or `torchrun` has prepared; returns this process's device."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return None
-    from datetime import timedelta
-
-    from accelerate import PartialState
-
-    # Whoever has encoded his share waits for the others, which may take longer than the ten minutes of NCCL.
-    return str(PartialState(timeout=timedelta(days=7)).device)
 
 
 def _place_of_generated(args: argparse.Namespace) -> Path | None:

@@ -1,7 +1,10 @@
 """Mine mutually hard clusters from pairs, with the model itself.
 
 Writes clusters.parquet (row, cluster, anchor, positive) and mining.json (settings and counts) to --output_dir, and
-keeps the vectors in --cache_folder, so that a killed run goes on where it stopped.
+keeps the vectors in --cache_folder, so that a killed run goes on where it stopped. Several processes, one a GPU, share
+the encoding and the search, through a --cache_folder that all of them see:
+
+  torchrun --nproc_per_node 8 -m saha_st mine pairs.parquet --model org/saha --output_dir mined
 """
 
 from __future__ import annotations
@@ -11,16 +14,18 @@ import json
 from pathlib import Path
 
 from saha_st.cli.options import (
+    add_batch_arguments,
     add_model_arguments,
     add_pairs_arguments,
-    at_least_one,
     load_model,
     load_source,
     require_model,
 )
+from saha_st.ranks import Ranks
 
 NAME = "mine"
 HELP = "mine hard-negative clusters from pairs"
+IN_PROCESSES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_owner_similarity", type=float, help="beyond the paper: drop owners more similar than this"
     )
     parser.add_argument("--relative_margin", type=float, help="beyond the paper: as in mine_hard_negatives")
-    parser.add_argument("--batch_size", type=at_least_one, default=32, help="inputs per forward")
+    add_batch_arguments(parser)
     parser.add_argument("--use_faiss", action="store_true", help="search with FAISS")
     parser.add_argument("--faiss_index", help='approximate index, such as "IVF1024,Flat"')
     parser.add_argument("--cache_folder", help="where vectors are kept; OUTPUT_DIR/vectors if not given")
@@ -57,7 +62,9 @@ def run(args: argparse.Namespace) -> int:
     source = load_source(args, owner_filter=not args.no_owner_filter)
     from saha_st.mining import find_saha_clusters  # and torch, now that all is there
 
-    names = ("num_negatives", "pool_multiplier", "max_owner_similarity", "relative_margin", "batch_size", "use_faiss")
+    ranks = Ranks.current()
+    names = ("num_negatives", "pool_multiplier", "max_owner_similarity", "relative_margin", "use_faiss")
+    names += ("batch_size", "batch_tokens")
     mined = find_saha_clusters(
         source.dataset,
         load_model(args),
@@ -65,8 +72,10 @@ def run(args: argparse.Namespace) -> int:
         faiss_index=args.faiss_index,
         cache_folder=args.cache_folder or output_dir / "vectors",
         show_progress_bar=not args.quiet,
+        ranks=ranks,
         **{name: getattr(args, name) for name in names},
     )
-    mined.save(output_dir)
+    if ranks.is_main:
+        mined.save(output_dir)
     print(json.dumps(mined.statistics, indent=2))
     return 0

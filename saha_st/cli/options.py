@@ -30,6 +30,16 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = F
     )
 
 
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much is encoded at a time."""
+    parser.add_argument(
+        "--batch_size", type=at_least_one, help="most inputs per forward; as many as fit --batch_tokens if not given"
+    )
+    parser.add_argument(
+        "--batch_tokens", type=at_least_one, default=8192, help="most tokens per forward, padding counted"
+    )
+
+
 def require_model(name: str, revision: str | None = None) -> None:
     """See that there is such a model, before libraries are imported, data are read or others are scored for hours.
 

@@ -2,6 +2,8 @@
 
 Any argument of SentenceTransformerTrainingArguments may follow, and wins over the file's training section:
   saha-st train --config qwen2-vl-2b-mmeb --output_dir out --learning_rate 1e-5 --max_steps 200 --report_to tensorboard
+On several GPUs, also of several machines that share the output folder:
+  accelerate launch --num_processes 8 -m saha_st train --config qwen2-vl-2b-mmeb --output_dir out
 """
 
 from __future__ import annotations
@@ -10,9 +12,12 @@ import argparse
 from dataclasses import replace
 from typing import Any, NoReturn
 
+from saha_st.ranks import Ranks
+
 NAME = "train"
 HELP = "train on mined clusters"
 TAKES_EXTRA = True
+IN_PROCESSES = True
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,10 +37,11 @@ def run(args: argparse.Namespace, extra: list[str]) -> int:
     from saha_st.training.checkpoints import check_output_dir
 
     overrides = {key: value for key in ("model", "output_dir") if (value := getattr(args, key))}
-    config = RunConfig.from_file(args.config, **overrides)  # what needs no torch is refused before it is imported
-    check_output_dir(config, resume=args.resume)
-    resolve_model(config.model)
-    config = replace(config, training={**config.training, **parse_training_arguments(extra)})
+    with Ranks.current().together():  # all have looked at the folder before one of them writes there
+        config = RunConfig.from_file(args.config, **overrides)  # what needs no torch is refused before it is imported
+        check_output_dir(config, resume=args.resume)
+        resolve_model(config.model)
+        config = replace(config, training={**config.training, **parse_training_arguments(extra)})
     from saha_st.training import train
 
     train(config, resume=args.resume, show_progress_bar=not args.quiet)

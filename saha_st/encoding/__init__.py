@@ -10,9 +10,11 @@ from __future__ import annotations
 from saha_st.lazy import lazy_names
 
 _HOMES = {
+    "BATCH_TOKENS": "engine",
     "DistinctInputs": "columns",
     "EncodedColumn": "columns",
     "Encoder": "engine",
+    "IN_MEMORY": "store",
     "RowReader": "engine",
     "Task": "fingerprints",
     "VectorStore": "store",

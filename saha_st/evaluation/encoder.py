@@ -19,6 +19,7 @@ from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
 from saha_st.encoding import (
+    BATCH_TOKENS,
     DistinctInputs,
     Encoder,
     RowReader,
@@ -55,6 +56,7 @@ class Embedder(AbsEncoder):
         cache_folder: Where to keep vectors, so that a run that was killed goes on inside a task. Default: in memory,
             as long as this object lives. Several processes (`torchrun`, `accelerate launch`) share the work through
             it, and need one.
+        batch_tokens: Most tokens per forward, padding counted.
         show_progress_bar: Show a bar for each side of each task.
 
     Attributes:
@@ -71,6 +73,7 @@ class Embedder(AbsEncoder):
         name: str | None = None,
         revision: str | None = None,
         cache_folder: str | Path | None = None,
+        batch_tokens: int = BATCH_TOKENS,
         show_progress_bar: bool = True,
     ) -> None:
         self._ranks = Ranks.current()
@@ -89,7 +92,7 @@ class Embedder(AbsEncoder):
             )
         self.mteb_model_meta = _model_meta(model, name or model_name_of(model), revision)
         self.vectors_of: dict[str, dict[str, SubsetCheck]] = {}
-        self._cache_folder = cache_folder
+        self._cache_folder, self._batch_tokens = cache_folder, batch_tokens
         self._show_progress_bar = show_progress_bar
         self._stores: dict[tuple[Task, str | None], VectorStore] = {}
 
@@ -113,7 +116,8 @@ class Embedder(AbsEncoder):
         title = f"{task_metadata.name}, {prompt_type.value if prompt_type else 'input'}"
         found = inputs_of(inputs.dataset, prompt_type)
         distinct, store = DistinctInputs.of_keys(found.keys), self._store(role, prompt)
-        encoder = Encoder(self.model, task=role, prompt=prompt, batch_size=batch_size)
+        options = {"batch_size": batch_size, "batch_tokens": self._batch_tokens}
+        encoder = Encoder(self.model, task=role, prompt=prompt, **options)
         read = found.read
         if "image" not in self.mteb_model_meta.modalities:  # to such a model, a bare string is never a picture
 

@@ -44,7 +44,7 @@ def evaluate(
     tasks: Sequence[AbsTask] | Benchmark,
     *,
     output_dir: str | Path | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
     limit: int | None = None,
     num_proc: int | None = None,
     show_progress_bar: bool = True,
@@ -62,7 +62,7 @@ def evaluate(
             models, call `load_data` of each task first: data that were loaded before are kept.
         output_dir: Where to write results, in mteb's layout: `results/<model>/<revision>/<task>.json`. A task whose
             result is there, of the same model and data, is not run again.
-        batch_size: Inputs per forward.
+        batch_size: Most inputs per forward; by default by tokens, and 32 for models without a hierarchical prompt.
         limit: For a quick look, score so many queries or rows of each task. Kept apart from results, and never one.
         num_proc: Processes that load and prepare data.
         show_progress_bar: Show bars for tasks and inputs.
@@ -113,7 +113,7 @@ class _Run:
         self,
         encoder: Embedder,
         output_dir: str | Path | None,
-        batch_size: int,
+        batch_size: int | None,
         limit: int | None,
         num_proc: int | None,
     ) -> None:

@@ -12,9 +12,11 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -23,12 +25,22 @@ import pyarrow.parquet as pq
 from datasets import Dataset, List, Value, concatenate_datasets
 from sentence_transformers import SentenceTransformer
 
-from saha_st.encoding import DistinctInputs, EncodedColumn, Task, encode_column, vector_fingerprint
+from saha_st.encoding import (
+    BATCH_TOKENS,
+    IN_MEMORY,
+    DistinctInputs,
+    EncodedColumn,
+    Task,
+    encode_column,
+    vector_fingerprint,
+    weights_digest,
+)
 from saha_st.files import write_whole
 from saha_st.mining.build import find_clusters
 from saha_st.mining.checks import check_document_of_row, check_options
-from saha_st.mining.clusters import ClusterAssignment
+from saha_st.mining.clusters import ClusterAssignment, pool_size
 from saha_st.mining.neighbours import import_faiss
+from saha_st.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +132,7 @@ def mine_saha_clusters(
     model: SentenceTransformer,
     *,
     output_dir: str | os.PathLike[str] | None = None,
+    ranks: Ranks | None = None,
     **options: Any,
 ) -> Dataset:
     """Mine mutually hard clusters: everybody's positive is everybody else's hard negative.
@@ -129,6 +142,7 @@ def mine_saha_clusters(
             positives, a positive several anchors.
         model: The embedder, ideally the one that is trained afterwards.
         output_dir: Also write ``clusters.parquet`` and ``mining.json`` there.
+        ranks: As in `find_saha_clusters`; the first process writes.
         **options: As in `find_saha_clusters`.
 
     Returns:
@@ -146,8 +160,8 @@ def mine_saha_clusters(
         mined = mine_saha_clusters(pairs, model, num_negatives=15, cache_folder="vectors")
         ```
     """
-    mined = find_saha_clusters(dataset, model, **options)
-    if output_dir is not None:
+    mined = find_saha_clusters(dataset, model, ranks=ranks, **options)
+    if output_dir is not None and (ranks is None or ranks.is_main):
         mined.save(output_dir)
     return mined._joined_to(dataset, mined.statistics["anchor_column_name"], mined.statistics["positive_column_name"])
 
@@ -189,11 +203,13 @@ def find_saha_clusters(
     relative_margin: float | None = None,
     query_prompt: str | None = None,
     corpus_prompt: str | None = None,
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
     use_faiss: bool = False,
     faiss_index: str | None = None,
     cache_folder: str | os.PathLike[str] | None = None,
     show_progress_bar: bool = True,
+    ranks: Ranks | None = None,
 ) -> MinedClusters:
     """`mine_saha_clusters` as references to rows, before they are joined to the dataset again.
 
@@ -210,16 +226,23 @@ def find_saha_clusters(
             than (1 - relative_margin) times its positive.
         query_prompt: Replaces the system level for anchors.
         corpus_prompt: Replaces the system level for positives.
-        batch_size: Inputs per forward.
+        batch_size: Most inputs per forward; by default as many as fit ``batch_tokens``.
+        batch_tokens: Most tokens per forward, padding counted.
         use_faiss: Search with FAISS (extra ``faiss``) instead of torch.
         faiss_index: FAISS factory string for an approximate index, such as ``"IVF1024,Flat"``; implies ``use_faiss``.
         cache_folder: Where to keep vectors; a killed run goes on from there.
         show_progress_bar: Show bars with the time left.
+        ranks: Processes that share the encoding and the search; each must call this, with the same arguments and a
+            ``cache_folder`` that all of them see, and gets the result. `Ranks.current()` for all that `torchrun` or
+            `accelerate launch` has started; None: this one does it all, whoever else there is.
 
     Raises:
         ValueError: Fewer than two rows or two distinct positives, a missing column, ``num_negatives`` larger than the
             data, an empty cell, a missing or unreadable image, a vector that is not finite; with row and column.
+            Processes with different models or data, or without a common folder.
+        OtherProcessFailedError: Another process failed.
     """
+    ranks = Ranks() if ranks is None else ranks
     check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
     use_faiss = use_faiss or faiss_index is not None
     if use_faiss:
@@ -228,10 +251,18 @@ def find_saha_clusters(
     anchors = DistinctInputs.of(dataset, anchor_column_name)
     documents = DistinctInputs.of(dataset, positive_column_name)
     check_document_of_row(documents.index_of_row, num_negatives=num_negatives)
+    weights = weights_digest(model)
+    origin = {"model": vector_fingerprint(model, weights=weights), "data": _digest(anchors, documents)}
+    if ranks.count > 1:
+        ranks.require_same("model", origin["model"])
+        ranks.require_same("dataset", origin["data"])
+        ranks.require_common_folder(cache_folder, "cache_folder")
+    show_progress_bar = show_progress_bar and ranks.is_main
 
     def encode(column: str, inputs: DistinctInputs, task: Task, prompt: str | None) -> EncodedColumn:
-        options = {"batch_size": batch_size, "cache_folder": cache_folder, "show_progress_bar": show_progress_bar}
-        return encode_column(dataset, column, model, task=task, prompt=prompt, distinct=inputs, **options)
+        options = {"cache_folder": cache_folder, "show_progress_bar": show_progress_bar, "ranks": ranks}
+        options |= {"distinct": inputs, "weights": weights, "batch_size": batch_size, "batch_tokens": batch_tokens}
+        return encode_column(dataset, column, model, task=task, prompt=prompt, **options)
 
     settings = {
         "num_negatives": num_negatives,
@@ -240,26 +271,36 @@ def find_saha_clusters(
         "max_owner_similarity": max_owner_similarity,
         "relative_margin": relative_margin,
     }
-    assignment = find_clusters(
-        encode(anchor_column_name, anchors, "query", query_prompt).of_rows,
-        encode(positive_column_name, documents, "document", corpus_prompt).embeddings,
-        documents.index_of_row,
-        anchor_key=anchors.index_of_row,
-        backend="faiss" if use_faiss else "torch",
-        faiss_index=faiss_index,
-        show_progress_bar=show_progress_bar,
-        **settings,
-    )
-    mined = _by_reference(assignment, anchors, documents)
-    mined.statistics.update(
-        settings=settings,
-        model=vector_fingerprint(model),
-        data=_digest(anchors, documents),
-        anchor_column_name=anchor_column_name,
-        positive_column_name=positive_column_name,
-    )
-    _log(mined.statistics)
-    return mined
+    origin |= {"anchor_column_name": anchor_column_name, "positive_column_name": positive_column_name}
+    of_anchors = encode(anchor_column_name, anchors, "query", query_prompt).of_rows
+    of_documents = encode(positive_column_name, documents, "document", corpus_prompt).embeddings
+    pool = pool_size(num_negatives, pool_multiplier)
+    with ranks.together(), _room_for_lists(cache_folder, len(dataset), pool) as room:
+        assignment = find_clusters(
+            of_anchors,
+            of_documents,
+            documents.index_of_row,
+            anchor_key=anchors.index_of_row,
+            backend="faiss" if use_faiss else "torch",
+            faiss_index=faiss_index,
+            output_folder=room,
+            show_progress_bar=show_progress_bar,
+            ranks=ranks,
+            **settings,
+        )
+        mined = None
+        if ranks.is_main:
+            mined = _by_reference(assignment, anchors, documents)
+            mined.statistics.update(settings=settings, **origin)
+            _log(mined.statistics)
+    return _shared(mined, ranks)
+
+
+def _room_for_lists(cache_folder: str | os.PathLike[str] | None, rows: int, pool: int) -> Any:
+    """A context with a folder for lists of neighbours that are too large for the memory; None if they are not."""
+    if cache_folder is None or 8 * rows * pool <= IN_MEMORY:  # a document and a cosine each
+        return nullcontext()
+    return TemporaryDirectory(prefix="neighbours-", dir=cache_folder)
 
 
 def _check_columns(dataset: Dataset, *columns: str) -> None:
@@ -287,6 +328,14 @@ def _by_reference(assignment: ClusterAssignment, anchors: DistinctInputs, docume
     counts = asdict(assignment.counts)
     counts["cluster_sizes"] = {str(size): count for size, count in counts["cluster_sizes"].items()}
     return MinedClusters(rows, labels, counts | {"anchors": len(anchors), "documents": len(documents)})
+
+
+def _shared(mined: MinedClusters | None, ranks: Ranks) -> MinedClusters:
+    """What the first process has mined, in all processes."""
+    if ranks.count == 1:
+        return mined
+    rows, labels, statistics = (None,) * 3 if mined is None else (mined.rows, mined.labels, mined.statistics)
+    return MinedClusters(ranks.share_array(rows), ranks.share_array(labels), ranks.share(statistics))
 
 
 def _digest(anchors: DistinctInputs, documents: DistinctInputs) -> str:

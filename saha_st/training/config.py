@@ -67,7 +67,8 @@ class MiningConfig:
         pool_multiplier: How much wider the choice is.
         max_owner_similarity: Beyond the paper; off.
         relative_margin: Beyond the paper; off.
-        batch_size: Inputs per forward while encoding.
+        batch_size: Most inputs per forward while encoding; None: as many as fit ``batch_tokens``.
+        batch_tokens: Most tokens per forward while encoding, padding counted.
         cache_folder: Where vectors are kept; by default a folder ``vectors`` under the run's output.
     """
 
@@ -75,27 +76,34 @@ class MiningConfig:
     pool_multiplier: int = 3
     max_owner_similarity: float | None = None
     relative_margin: float | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
+    batch_tokens: int = 8192
     cache_folder: str | None = None
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The arguments of `SaHaLoss`.
+    """The arguments of `SaHaLoss`, which says more of each.
 
     Args:
         scale: 1 / temperature.
-        mini_batch_size: Inputs per forward of the cached loss.
-        mini_batch_num_tokens: Instead: tokens per forward.
+        mini_batch_size: Inputs per forward of the cached loss; None, the default, fills forwards by tokens instead.
+        mini_batch_num_tokens: Tokens per forward, padding counted; None: 4,096 unless ``mini_batch_size`` is given.
         gather_across_devices: Contrast with the documents of all processes.
         false_negative_margin: Mask documents more similar than the positive plus this cosine; off in the paper.
     """
 
     scale: float = 50.0
-    mini_batch_size: int = 32
+    mini_batch_size: int | None = None
     mini_batch_num_tokens: int | None = None
     gather_across_devices: bool = True
     false_negative_margin: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("mini_batch_size", "mini_batch_num_tokens"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ValueError(f"loss: {name} must be a whole number, at least 1, or null; got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,12 @@ class RunConfig:
             raise ValueError(
                 "train_vision=True trains the vision tower's own weights, which an adapter checkpoint does not hold. "
                 "Set adapter: null to train weights, or train_vision: false."
+            )
+        budget = self.loss.mini_batch_num_tokens
+        if budget is not None and self.max_seq_length is not None and budget < self.max_seq_length:
+            raise ValueError(
+                f"loss.mini_batch_num_tokens={budget} is less than one row may have, max_seq_length="
+                f"{self.max_seq_length}, so it would not bound the memory. Raise the one, or lower the other."
             )
 
     @classmethod

@@ -22,10 +22,10 @@ class PairRetrievalEvaluator(BaseEvaluator):
 
     Args:
         datasets: Held-out pairs by name, with the columns ``anchor`` and ``positive``.
-        batch_size: Inputs per forward.
+        batch_size: Most inputs per forward; by default by tokens, as in `Encoder`.
     """
 
-    def __init__(self, datasets: Mapping[str, Dataset], *, batch_size: int = 32) -> None:
+    def __init__(self, datasets: Mapping[str, Dataset], *, batch_size: int | None = None) -> None:
         super().__init__()
         self.datasets = dict(datasets)
         self.batch_size = batch_size

@@ -11,7 +11,6 @@ import difflib
 import json
 import logging
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -37,6 +36,7 @@ from saha_st.modules import load_embedder
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.modules.merging import disagreement, merge_adapter
 from saha_st.modules.sources import FINAL
+from saha_st.ranks import Ranks
 from saha_st.samplers import SameTaskBatchSampler, SetEpochCallback
 from saha_st.training.adapters import (
     add_adapter,
@@ -48,6 +48,7 @@ from saha_st.training.batches import RunBatchSampler, warn_of_leftovers
 from saha_st.training.checkpoints import last_whole_checkpoint, open_output_dir
 from saha_st.training.config import RunConfig
 from saha_st.training.evaluator import PairRetrievalEvaluator
+from saha_st.training.out_of_memory import explain_out_of_memory
 from saha_st.training.sources import PairSource, load_sources
 
 logger = logging.getLogger(__name__)
@@ -87,13 +88,49 @@ def train(
     """
     args = training_arguments(config)
     args.disable_tqdm |= not show_progress_bar
-    state = PartialState()
-    if state.is_main_process:
-        open_output_dir(config, resume=resume)
-    state.wait_for_everyone()
+    PartialState()  # forms the group, under a launcher that has prepared one
+    ranks = Ranks.current()
+    with ranks.together():
+        if ranks.is_main:
+            open_output_dir(config, resume=resume)
     folder = Path(config.output_dir)
     sources = load_sources(config.data, seed=args.seed)
     evaluators = _evaluators(config, evaluator, args)
+    model = load_model(config)
+    loss = build_loss(config, args, model)
+    # All that could be wrong without having looked at the data has been looked at: here the long work begins.
+    datasets = {source.name: _clustered(source, model, config, folder, show_progress_bar) for source in sources}
+    if args.batch_sampler is RunBatchSampler and ranks.is_main:
+        warn_of_leftovers(datasets, args.train_batch_size)
+    choose_trainable(model, config, seed=args.seed)
+    trainer = build_trainer(args, model, datasets, loss, evaluators, callbacks)
+    if not show_progress_bar:
+        trainer.remove_callback(PrinterCallback)  # which prints every log where there is no bar
+    _tell_card(model, config, datasets)
+    check_rendering(trainer, datasets)
+    checkpoint = last_whole_checkpoint(folder) if resume else None
+    if checkpoint and config.adapter is not None:
+        trainer.add_callback(_RestoreAdapter(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except torch.OutOfMemoryError as error:
+        rows = {name: _source_rows(folder, name, dataset) for name, dataset in datasets.items()}
+        raise torch.OutOfMemoryError(explain_out_of_memory(error, config, datasets, rows)) from error
+    # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    probes = _probes(datasets)
+    merge_adapter(model, probes=probes)
+    if ranks.is_main:
+        save_verified(model, folder / FINAL, probes=probes)
+    return model
+
+
+def load_model(config: RunConfig) -> SentenceTransformer:
+    """Load the model to train, and see that the adapter has layers to sit on.
+
+    Raises:
+        ValueError: No linear layer of the language model has one of the names.
+    """
     model = load_embedder(
         config.model,
         prompt=config.prompt,
@@ -103,27 +140,6 @@ def train(
     )
     if config.adapter is not None:
         language_model_layers(model[0].model, config.adapter.target_modules)
-    loss = _loss(config, args, model)
-    # All that could be wrong without having looked at the data has been looked at: here the long work begins.
-    datasets = {source.name: _clustered(source, model, config, folder, show_progress_bar) for source in sources}
-    if args.batch_sampler is RunBatchSampler and state.is_main_process:
-        warn_of_leftovers(datasets, args.train_batch_size)
-    choose_trainable(model, config, seed=args.seed)
-    trainer = _trainer(args, model, datasets, loss, evaluators, callbacks)
-    if not show_progress_bar:
-        trainer.remove_callback(PrinterCallback)  # which prints every log where there is no bar
-    _tell_card(model, config, datasets)
-    check_rendering(trainer, datasets)
-    checkpoint = last_whole_checkpoint(folder) if resume else None
-    if checkpoint and config.adapter is not None:
-        trainer.add_callback(_RestoreAdapter(checkpoint))
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
-    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    probes = _probes(datasets)
-    merge_adapter(model, probes=probes)
-    if state.is_main_process:
-        save_verified(model, folder / FINAL, probes=probes)
     return model
 
 
@@ -167,16 +183,22 @@ def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArgument
         raise ValueError(
             f"training.per_device_train_batch_size={args.per_device_train_batch_size} is smaller than a cluster of "
             f"num_negatives + 1 = {config.mining.num_negatives + 1} pairs. Raise it, or lower mining.num_negatives; "
-            "memory is bounded by loss.mini_batch_size, not by the batch size."
+            "memory is bounded by loss.mini_batch_num_tokens, not by the batch size."
         )
-    if args.gradient_accumulation_steps > 1:
-        logger.warning(
-            "gradient_accumulation_steps=%d adds gradients, not negatives: each step contrasts %d pairs. The cached "
-            "loss reaches large batches in little memory by per_device_train_batch_size and loss.mini_batch_size.",
-            args.gradient_accumulation_steps,
-            args.per_device_train_batch_size,
-        )
+    if warning := accumulation_warning(args):
+        logger.warning(warning)
     return args
+
+
+def accumulation_warning(args: SentenceTransformerTrainingArguments) -> str | None:
+    """What accumulating gradients does not do, if that was asked for."""
+    if args.gradient_accumulation_steps <= 1:
+        return None
+    return (
+        f"gradient_accumulation_steps={args.gradient_accumulation_steps} adds gradients, not negatives: each step "
+        f"contrasts {args.per_device_train_batch_size} pairs. The cached loss reaches large batches in little memory: "
+        "raise per_device_train_batch_size instead."
+    )
 
 
 def _has_bf16() -> bool:
@@ -239,6 +261,12 @@ def save_verified(model: SentenceTransformer, folder: Path, *, probes: Sequence[
     logger.info("Saved the model in %s; loaded again, it gives the same vectors.", folder)
 
 
+def _source_rows(folder: Path, name: str, dataset: Dataset) -> Sequence[int]:
+    """The row of the source that each row of a mined dataset is, shape (rows,)."""
+    place = folder / "mining" / name
+    return MinedClusters.load(place).rows if (place / "mining.json").exists() else range(len(dataset))
+
+
 def _tell_card(model: SentenceTransformer, config: RunConfig, datasets: Mapping[str, Dataset]) -> None:
     """Let the card say how the model is trained, from its first checkpoint on, and lie beside the weights in files."""
     if isinstance(data := model.model_card_data, SaHaModelCardData):
@@ -289,15 +317,17 @@ def _clustered(
         "owner_filter": source.owner_filter,
         "show_progress_bar": show_progress_bar,
     }
-    # One process of each machine mines; the rule is deterministic, so machines agree without talking. The others look
-    # for the result instead of waiting in a collective, which would time out on a long mining.
-    if PartialState().is_local_main_process:
-        if not (place / "mining.json").exists():
-            logger.info("Mining %s: %d pairs.", source.name, len(source.dataset))
-            find_saha_clusters(source.dataset, model, **options).save(place)
-    while not (place / "mining.json").exists():
-        time.sleep(1)
-    return MinedClusters.load(place).of(source.dataset)
+    ranks = Ranks.current()
+    ranks.require_common_folder(folder, "output_dir")
+    if ranks.share((place / "mining.json").exists()):
+        return MinedClusters.load(place).of(source.dataset)
+    if ranks.is_main:
+        logger.info("Mining %s: %d pairs.", source.name, len(source.dataset))
+    mined = find_saha_clusters(source.dataset, model, ranks=ranks, **options)
+    with ranks.together():
+        if ranks.is_main:
+            mined.save(place)
+    return mined.of(source.dataset)
 
 
 def _possible_negatives(source: PairSource, wanted: int) -> int:
@@ -316,12 +346,13 @@ def _possible_negatives(source: PairSource, wanted: int) -> int:
     return min(wanted, possible)
 
 
-def _loss(config: RunConfig, args: SentenceTransformerTrainingArguments, model: SentenceTransformer) -> SaHaLoss:
+def build_loss(config: RunConfig, args: SentenceTransformerTrainingArguments, model: SentenceTransformer) -> SaHaLoss:
+    """The loss of a run; gathers across devices only where there are several."""
     gather = config.loss.gather_across_devices and args.world_size > 1
     return SaHaLoss(model, **asdict(config.loss) | {"gather_across_devices": gather})
 
 
-def _trainer(
+def build_trainer(
     args: SentenceTransformerTrainingArguments,
     model: SentenceTransformer,
     datasets: dict[str, Dataset],
@@ -329,6 +360,7 @@ def _trainer(
     evaluators: list[BaseEvaluator],
     callbacks: tuple,
 ) -> SentenceTransformerTrainer:
+    """The stock trainer with what is ours: several datasets by name, epochs told to samplers, metrics of the loss."""
     trainer = SentenceTransformerTrainer(
         model=model,
         args=args,
@@ -338,6 +370,8 @@ def _trainer(
         callbacks=[SetEpochCallback(), *callbacks],
     )
     trainer.add_callback(_LogLossMetrics(trainer, loss))
+    save = trainer._save  # transformers calls it in all processes, which would write into the same files at once
+    trainer._save = lambda *args, **kwargs: save(*args, **kwargs) if trainer.args.should_save else None
     return trainer
 
 
@@ -346,5 +380,6 @@ def _evaluators(
 ) -> list[BaseEvaluator]:
     held_out = load_sources(config.eval_data, seed=args.seed)
     datasets = {source.name: source.dataset for source in held_out}
-    own = [PairRetrievalEvaluator(datasets, batch_size=args.per_device_eval_batch_size)] if datasets else []
+    batch_size = config.training.get("per_device_eval_batch_size")
+    own = [PairRetrievalEvaluator(datasets, batch_size=batch_size)] if datasets else []
     return own + ([evaluator] if evaluator is not None else [])

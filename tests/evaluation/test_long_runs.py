@@ -104,7 +104,7 @@ def test_two_processes_share_the_work_and_give_the_numbers_of_one(
     tiny_mllm: Path, data: Path, unbroken: Path, tmp_path: Path
 ):
     (tmp_path / "rank.py").write_text(RUN)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29671"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     command = [*launch, str(tmp_path / "rank.py"), *arguments(tiny_mllm, data, tmp_path / "out")]
     environment = os.environ | {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(command, capture_output=True, text=True, timeout=400, env=environment)

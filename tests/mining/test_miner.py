@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from saha_st.mining import MinedClusters, build_clusters, find_saha_clusters, mine_saha_clusters
+from saha_st.mining import MinedClusters, build_clusters, find_saha_clusters, mine_saha_clusters, miner
 
 QUIET = {"show_progress_bar": False}
 
@@ -132,6 +132,21 @@ def test_mining_twice_gives_the_same(embedder, tmp_path):
     first = find_saha_clusters(captions(), embedder, num_negatives=3, cache_folder=tmp_path, **QUIET)
     second = find_saha_clusters(captions(), embedder, num_negatives=3, cache_folder=tmp_path, **QUIET)
     assert first.rows.tolist() == second.rows.tolist() and first.statistics == second.statistics
+
+
+def test_lists_beyond_the_memory_are_on_the_disk_while_they_are_needed(embedder, tmp_path, monkeypatch):
+    expected = find_saha_clusters(captions(), embedder, num_negatives=3, **QUIET)
+    found, folders = miner.find_clusters, []
+
+    def watched(*args, output_folder, **options):
+        folders.append(output_folder)
+        return found(*args, output_folder=output_folder, **options)
+
+    monkeypatch.setattr(miner, "IN_MEMORY", 100)
+    monkeypatch.setattr(miner, "find_clusters", watched)
+    mined = find_saha_clusters(captions(), embedder, num_negatives=3, cache_folder=tmp_path, **QUIET)
+    np.testing.assert_array_equal(mined.labels, expected.labels)
+    assert folders[0].startswith(str(tmp_path)) and not list(tmp_path.glob("neighbours-*"))
 
 
 def test_faiss_finds_the_same_clusters(embedder):

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from saha_st.mining.miner import MinedClusters
 from saha_st.modules import load_embedder
 from saha_st.modules.merging import has_adapter, merge_adapter
 from saha_st.training import AdapterConfig, RunConfig, train
@@ -291,3 +292,29 @@ def test_a_run_killed_with_sigkill_and_resumed_ends_with_the_same_weights(run_di
     assert any(not torch.equal(start[name], expected[name]) for name in start)
     for name in expected:
         torch.testing.assert_close(weights[name], expected[name], atol=1e-6, rtol=0, msg=name)
+
+
+def test_out_of_memory_in_training_names_the_rows_of_the_source_and_what_to_lower(run_dict, monkeypatch):
+    from sentence_transformers.base.modules import Transformer
+
+    plain = Transformer.forward
+
+    def forward(self, features, **kwargs):
+        if self.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return plain(self, features, **kwargs)
+
+    monkeypatch.setattr(Transformer, "forward", forward)
+    with pytest.raises(torch.OutOfMemoryError) as caught:
+        train(RunConfig.from_dict(run_dict), show_progress_bar=False)
+    message = str(caught.value)
+    assert "a mini-batch of 4 rows" in message and "column 'anchor' of pairs: rows " in message
+    assert "loss.mini_batch_size (now 4; or fill by loss.mini_batch_num_tokens)" in message
+    assert message.count("(image 32x32)") == 4 and "CUDA out of memory" in message
+    clusters = MinedClusters.load(Path(run_dict["output_dir"]) / "mining" / "pairs")
+    failed = caught.value.__cause__.mini_batch
+    rows = [int(part.split(" (")[0]) for part in message.split(": rows ")[1].split(". Lower")[0].split("; ")]
+    assert len(rows) == len(failed.rows) == 4
+    found = sorted(clusters.labels[clusters.rows == row].tolist() for row in rows)
+    for label in (failed.labels[row] for row in failed.rows):
+        assert any(label in labels for labels in found)

@@ -1,0 +1,104 @@
+"""Which rows of which dataset did not fit into the memory, and what to lower.
+
+The loss knows the mini-batch that failed by its labels, and these are those of the mined dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from saha_st.data.cells import cell_parts
+from saha_st.losses.mini_batches import FailedMiniBatch
+from saha_st.mining.miner import LABEL
+from saha_st.training.config import RunConfig
+
+Sizes = tuple[tuple[int, int], ...]
+"""Width and height of the pictures of a cell."""
+
+_SHOWN = 8  # rows of the mini-batch
+
+
+def explain_out_of_memory(
+    error: BaseException, config: RunConfig, datasets: Mapping[str, Dataset], row_ids: Mapping[str, Sequence[int]]
+) -> str:
+    """Name the rows of the mini-batch in which the memory was full, and the settings that decide about it.
+
+    Args:
+        error: What was raised.
+        config: The run.
+        datasets: What is trained on, by name, with labels.
+        row_ids: By dataset, what to call each of its rows.
+    """
+    failed: FailedMiniBatch | None = getattr(error, "mini_batch", None)
+    return f"Out of memory in {_where(failed, datasets, row_ids)}. {remedies(config)} ({_first_line(error)})"
+
+
+def remedies(config: RunConfig) -> str:
+    """What to lower, with its value now; what costs nothing but time comes first."""
+    settings = []
+    loss = config.loss
+    if loss.mini_batch_size is not None and loss.mini_batch_num_tokens is None:
+        settings.append(f"loss.mini_batch_size (now {loss.mini_batch_size}; or fill by loss.mini_batch_num_tokens)")
+    else:
+        settings.append(f"loss.mini_batch_num_tokens (now {loss.mini_batch_num_tokens or 'the default, 4096'})")
+    settings.append(f"image_tokens (now {_shown(config.image_tokens)})")
+    settings.append(f"max_seq_length (now {_shown(config.max_seq_length)})")
+    checkpointing = "" if config.training.get("gradient_checkpointing") else ", or set gradient_checkpointing: true"
+    return f"Lower {', '.join(settings)}{checkpointing}; the batch size decides little."
+
+
+def image_sizes(cell: Any) -> Sizes:
+    """Width and height of the pictures of a cell."""
+    images, _ = cell_parts(cell)
+    return tuple(image.size for image in images if hasattr(image, "size"))
+
+
+def describe_sizes(sizes: Sizes) -> str:
+    """Sizes for a message, such as ``640x480, 32x32``."""
+    return ", ".join(f"{width}x{height}" for width, height in sizes)
+
+
+def _where(
+    failed: FailedMiniBatch | None, datasets: Mapping[str, Dataset], row_ids: Mapping[str, Sequence[int]]
+) -> str:
+    if failed is None:
+        return "a step, outside of the mini-batches"
+    of_tokens = f" of up to {max(failed.tokens):,} tokens" if failed.tokens else ""
+    size = f"a mini-batch of {len(failed.rows)} row{'s' * (len(failed.rows) != 1)}{of_tokens}"
+    name, entries = _find(failed, datasets)
+    if name is None:
+        return size
+    column = [other for other in datasets[name].column_names if other != LABEL][failed.column]
+    longest_first = sorted(range(len(entries)), key=lambda i: -failed.tokens[i] if failed.tokens else 0)
+    shown = [_describe_row(datasets[name], column, entries[i], row_ids[name]) for i in longest_first[:_SHOWN]]
+    more = f" and {len(entries) - _SHOWN} shorter ones" if len(entries) > _SHOWN else ""
+    return f"{size}, column {column!r} of {name}: row{'s' * (len(entries) != 1)} {'; '.join(shown)}{more}"
+
+
+def _find(failed: FailedMiniBatch, datasets: Mapping[str, Dataset]) -> tuple[str | None, list[int]]:
+    """The dataset that has the labels of the whole batch, and the places of the failed rows in it."""
+    if not failed.labels or not isinstance(failed.labels[0], list):
+        return None, []
+    for name, dataset in datasets.items():
+        labels = np.asarray(dataset.select_columns([LABEL]).with_format("numpy")[:][LABEL])  # (rows, 3)
+        place = {tuple(label): index for index, label in enumerate(labels.tolist())}
+        if all(tuple(label) in place for label in failed.labels):
+            return name, [place[tuple(failed.labels[row])] for row in failed.rows]
+    return None, []
+
+
+def _describe_row(dataset: Dataset, column: str, entry: int, row_ids: Sequence[int]) -> str:
+    sizes = image_sizes(dataset.select_columns([column])[entry][column])
+    return f"{row_ids[entry]}" + (f" (image{'s' * (len(sizes) > 1)} {describe_sizes(sizes)})" if sizes else "")
+
+
+def _shown(value: Any) -> str:
+    return "the model's own" if value is None else str(value)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0].split(". ")[0].rstrip(".") or type(error).__name__
