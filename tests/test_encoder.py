@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from datasets import Dataset
@@ -78,6 +84,51 @@ def test_workers_change_nothing(embedder, has_media):
     assert not multiprocessing.active_children()
 
 
+ORPHANS = """
+import os, signal, sys, numpy as np
+from PIL import Image
+from saha_st.encoding import Encoder, RowReader
+from saha_st.modules import load_embedder
+cells = [{"image": Image.new("RGB", (280, 280))}] * 32
+reader = RowReader(lambda rows: [cells[row % 32] for row in rows], str)
+encoder = Encoder(load_embedder(sys.argv[1], device="cpu", image_tokens=(4, 100)), num_workers=2)
+windows = encoder.encode_windows(reader, [np.arange(32)] * 12)
+next(windows)
+from multiprocessing import active_children
+print(*(child.pid for child in active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.slow
+def test_workers_end_when_their_parent_is_killed(tiny_mllm):
+    command = [sys.executable, "-c", ORPHANS, str(tiny_mllm)]
+    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=300)
+    workers = [int(number) for number in finished.stdout.split()]
+    assert finished.returncode == -signal.SIGKILL and len(workers) == 2
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not any(psutil.pid_exists(worker) for worker in workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_encoding_draws_no_random_number(embedder, workers):
+    before = torch.get_rng_state()
+    list(Encoder(embedder, num_workers=workers).encode_windows(reader_of(["a", "b", "c"]), np.split(np.arange(3), 3)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_breaks_in_a_processor_is_told_with_its_row_whatever_it_raises(embedder, workers, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # a decompression bomb is neither a ValueError nor an OSError
+    stream = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(stream, "PNG")
+    cells = ["a", "b", {"image": {"bytes": stream.getvalue(), "path": None}}, "d"]
+    with pytest.raises(ValueError, match="Row 2: DecompressionBombError: .* exceeds limit"):
+        list(Encoder(embedder, num_workers=workers).encode_windows(reader_of(cells), np.split(np.arange(4), 2)))
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_row_that_cannot_be_read_is_named_wherever_it_was_read(embedder, workers, tmp_path):
     cells = ["fine"] * 30
@@ -107,6 +158,28 @@ def test_tokens_are_counted_as_the_processor_makes_them(embedder):
     actual = np.array([int(embedder.preprocess([cell])["attention_mask"].sum()) for cell in cells])
     images = np.array([0, 0, 0, 0, 1, 1, 1, 2])
     assert len(set((actual - counted - 2 * images).tolist())) == 1  # the frame of the prompt; each image has two marks
+
+
+def test_pictures_in_messages_and_videos_count(embedder):
+    image = {
+        "role": "user",
+        "content": [{"type": "image", "image": picture(140, 84)}, {"type": "text", "text": "a b"}],
+    }
+    video = {"video": np.zeros((4, 56, 56, 3), dtype=np.uint8), "text": "a b"}
+    alone = {"image": picture(140, 84), "text": "a b"}
+    cells = canonical_inputs([[image], alone, {"text": "a b"}], supported=embedder[0].modalities)
+    message, same, text = count_tokens(embedder[0], [*cells[:2], cells[2]])
+    assert message == same > text
+    assert count_tokens(embedder[0], [video])[0] > 1000 + text
+
+
+def test_many_pictures_at_hand_are_not_all_prepared_at_once(embedder, monkeypatch):
+    sizes, prepare = [], engine._Prompted.__call__
+    monkeypatch.setattr(
+        engine._Prompted, "__call__", lambda self, cells: sizes.append(len(cells)) or prepare(self, cells)
+    )
+    Encoder(embedder)([picture(28, 28)] * 70)
+    assert sizes == [64, 6]
 
 
 def test_what_runs_out_of_memory_says_what_to_lower(embedder, monkeypatch):
@@ -165,4 +238,7 @@ def test_several_processes_without_a_common_folder_are_refused_before_anything_i
 def test_workers_are_as_many_as_there_are_free_cores(embedder, monkeypatch, cores, ranks, windows, expected):
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(cores)))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
-    assert Encoder(embedder)._workers(windows) == expected
+    assert Encoder(embedder)._workers(windows, has_media=False) == expected
+    assert Encoder(embedder)._workers(windows, has_media=True) == max(
+        0, min(cores // ranks - torch.get_num_threads(), expected)
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -188,6 +189,33 @@ def test_vectors_that_exceed_the_memory_are_joined_on_the_disk_once(tmp_path, mo
     monkeypatch.setattr(VectorStore, "_fill", lambda *args: pytest.fail("joined again"))
     np.testing.assert_array_equal(VectorStore(tmp_path, "model").get(keys[order]), vectors[order])
     assert len(list(tmp_path.rglob("*.joined.npy"))) == 1 and not list(tmp_path.rglob("*.part"))
+
+
+def test_a_store_opens_one_file_at_a_time_and_keeps_no_vectors_in_memory(tmp_path):
+    store, rows = VectorStore(tmp_path, "model"), 80
+    keys = np.array([f"{number:032d}".encode() for number in RNG.permutation(rows)], dtype="S32")
+    vectors = RNG.normal(size=(rows, 2)).astype(np.float32)
+    for row in range(rows):
+        store.add(keys[row : row + 1], vectors[row : row + 1])
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, before[1]))
+    try:
+        for each in (store, VectorStore(tmp_path, "model")):
+            np.testing.assert_array_equal(each.get(keys[::-1]), vectors[::-1])
+            assert not any(isinstance(shard, np.ndarray) for shard in each._shards)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_keys_are_found_however_many_additions_they_came_in():
+    index, keys = store_module._KeyIndex(), np.array([f"{number:032d}".encode() for number in range(500)], dtype="S32")
+    order = RNG.permutation(400)
+    for part in np.array_split(order, 90):
+        index.add(keys[part])
+    place_of = np.full(500, -1)
+    place_of[order] = np.arange(400)
+    np.testing.assert_array_equal(index.find(keys), place_of)
+    assert len(index._runs) < 10
 
 
 def test_writing_over_a_file_keeps_the_old_one_when_it_fails(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 SHARD_SIZE = 2048
 """Inputs per file of the cache: what a kill costs at most."""
+
+_PATIENCE = 120.0  # seconds that a disk in the network may take to show a file
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def encode_column(
         FileNotFoundError: An image file that does not exist, with its row; before anything is encoded.
     """
     distinct = DistinctInputs.of(dataset, column) if distinct is None else distinct
-    store = VectorStore(cache_folder, vector_fingerprint(model, task=task, prompt=prompt, weights=weights))
+    store = _store(cache_folder, model, task, prompt, weights)
     encoder = Encoder(model, task=task, prompt=prompt, **options)
     reader = _reader(dataset, column)
     logger.info(
@@ -135,7 +138,8 @@ def encode_column(
         show_progress_bar=show_progress_bar,
         ranks=ranks,
     )
-    return EncodedColumn(store.get(distinct.keys), distinct)
+    with (ranks or Ranks()).first():  # which may have to join the vectors in a file
+        return EncodedColumn(store.get(distinct.keys), distinct)
 
 
 def encode_iterable(
@@ -165,7 +169,7 @@ def encode_iterable(
     Raises:
         ValueError: An input that cannot be encoded, with its position in the stream.
     """
-    store = VectorStore(cache_folder, vector_fingerprint(model, task=task, prompt=prompt))
+    store = _store(cache_folder, model, task, prompt)
     encoder = Encoder(model, task=task, prompt=prompt, **options)
     stream, first = iter(inputs), 0
     with tqdm(desc="Encode", unit="input", disable=not show_progress_bar) as bar:
@@ -202,7 +206,7 @@ def encode_distinct(
     """Encode the inputs that a store lacks, shard by shard, into the store.
 
     What is encoded in one window depends on what the store lacks at first, not on the number of processes, nor on how
-    often a run is killed and started again: so vectors are the same to the last bit.
+    often a run is killed and started again: so vectors are the same to the last bit, at equal numbers of threads.
 
     Args:
         distinct: The inputs.
@@ -224,7 +228,7 @@ def encode_distinct(
             f"cache_folder: {ranks.count} processes exchange vectors through a folder that all of them see; name one."
         )
     # The first process decides for all: another may have looked later, when the store held more.
-    missing = ranks.gather(np.flatnonzero(~store.contains(distinct.keys)))[0]
+    missing = ranks.share(np.flatnonzero(~store.contains(distinct.keys)) if ranks.is_main else None)
     window = min(window, SHARD_SIZE)
     parts = list(_chunks(missing, window))[ranks.rank :: ranks.count]
     total, show = sum(map(len, parts)), show_progress_bar and ranks.is_main and bool(parts)
@@ -233,7 +237,31 @@ def encode_distinct(
             for shard in _chunks(parts, SHARD_SIZE // window):
                 store.add(distinct.keys[np.concatenate(shard)], np.concatenate([next(vectors) for _ in shard]))
     if ranks.count > 1:
+        with ranks.together():
+            _take_up(store, distinct.keys[missing])
+
+
+def _take_up(store: VectorStore, keys: np.ndarray) -> None:
+    """Wait for vectors that other processes have written; a disk in the network may show them later."""
+    deadline = time.monotonic() + _PATIENCE
+    store.refresh()
+    while not store.contains(keys).all():
+        if time.monotonic() > deadline:
+            raise OSError(f"Vectors that other processes wrote into {str(store.folder)!r} cannot be seen here.")
+        time.sleep(1)
         store.refresh()
+
+
+def _store(
+    cache_folder: str | os.PathLike[str] | None,
+    model: SentenceTransformer,
+    task: Task,
+    prompt: str | None,
+    weights: str | None = None,
+) -> VectorStore:
+    if cache_folder is None:  # to name the vectors, all weights are read
+        return VectorStore(None, "")
+    return VectorStore(cache_folder, vector_fingerprint(model, task=task, prompt=prompt, weights=weights))
 
 
 def _reader(dataset: Dataset, column: str) -> RowReader:

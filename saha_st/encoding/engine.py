@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -105,8 +107,10 @@ class Encoder:
         inputs = list(inputs)
         if not inputs:
             return np.empty((0, self.model.get_embedding_dimension()), dtype=np.float32)
-        reader = RowReader(lambda rows: [inputs[row] for row in rows], lambda row: f"Input {row}")
-        parts = np.split(np.arange(len(inputs)), range(_WINDOW, len(inputs), _WINDOW))
+        has_media = not all(isinstance(cell, str) for cell in inputs)
+        reader = RowReader(lambda rows: [inputs[row] for row in rows], lambda row: f"Input {row}", has_media)
+        window = self.window(reader)
+        parts = np.split(np.arange(len(inputs)), range(window, len(inputs), window))
         return np.concatenate([self._encode(_prepare_or_name(self._prepare, reader, part)) for part in parts])
 
     def window(self, reader: RowReader) -> int:
@@ -134,7 +138,7 @@ class Encoder:
 
     def _ahead(self, windows: _Windows) -> Iterator[list[Batch] | ValueError]:
         """Prepare windows, in worker processes if that pays, some ahead of the one that is asked for."""
-        workers = self._workers(len(windows))
+        workers = self._workers(len(windows), windows.reader.has_media)
         if not workers:
             return (windows[index] for index in range(len(windows)))
         # A worker that is forked shares the memory of this process: nothing is copied to it, no model is loaded.
@@ -148,18 +152,22 @@ class Encoder:
                     num_workers=workers,
                     prefetch_factor=1 if windows.reader.has_media else 2,
                     multiprocessing_context="fork",
+                    worker_init_fn=partial(_end_with, os.getpid()),
+                    generator=torch.Generator(),  # or it would draw from the one that training draws from
                 )
             )
         return _one_ahead(found)
 
-    def _workers(self, windows: int) -> int:
+    def _workers(self, windows: int, has_media: bool) -> int:
         forks = "fork" in multiprocessing.get_all_start_methods() and os.name == "posix"
         if not forks or multiprocessing.current_process().daemon or not isinstance(self._prepare, _Prompted):
             return 0
         if self.num_workers is not None:
             return min(self.num_workers, windows)
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        free = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1
+        # On a CPU the forward of pictures keeps its threads busy, and reading them is little beside it.
+        taken = torch.get_num_threads() if has_media and self.model.device.type == "cpu" else 1
+        free = cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - taken
         return max(0, min(free, _MOST_WORKERS, windows - 1)) if windows > 2 else 0
 
     @cached_property
@@ -285,13 +293,18 @@ def _prepare_or_name(
     """Prepare rows; if that fails, say which row it is about: the error names a place in a batch, or none."""
     try:
         return prepare(reader.read(rows))
-    except (ValueError, OSError) as error:  # OSError: a picture that cannot be decoded
+    except Exception as error:  # what a decoder or a processor raises for a bad picture has many names
         for row in rows:
             try:
                 prepare(reader.read(np.array([row])))
-            except (ValueError, OSError) as reason:
-                return ValueError(f"{reader.place(int(row))}: {str(reason).removeprefix('Input 0 of the batch: ')}")
-        return ValueError(str(error))
+            except Exception as reason:
+                return ValueError(f"{reader.place(int(row))}: {_in_words(reason)}")
+        return ValueError(f"{reader.place(int(rows[0]))} and the {len(rows) - 1} after it: {_in_words(error)}")
+
+
+def _in_words(error: Exception) -> str:
+    kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+    return kind + str(error).removeprefix("Input 0 of the batch: ")
 
 
 def _as_arrays(features: dict[str, Any]) -> dict[str, Any]:
@@ -313,6 +326,17 @@ def _one_ahead(items: Iterator[Any]) -> Iterator[Any]:
         while (item := upcoming.result()) is not None:
             upcoming = thread.submit(next, items, None)
             yield item
+
+
+def _end_with(parent: int, worker: int) -> None:
+    """End this worker when its parent is gone: one that waits to hand on a window would wait for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _as_it_is(batches: Any) -> Any:

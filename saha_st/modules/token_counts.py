@@ -1,58 +1,79 @@
-"""How many tokens an input's own text and pictures take, without rendering it and without opening a picture."""
+"""How many tokens an input's own text, pictures and videos take, without rendering or resizing anything."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 _UNKNOWN_PICTURE = 256  # tokens of a picture whose size or processor does not tell
+_UNKNOWN_VIDEO = 2048
+
+Part = tuple[str, Any]  # "text", "image", "video" or "audio", and its content
 
 
 def count_tokens(module: Any, inputs: Sequence[Any]) -> np.ndarray:
-    """Count the tokens of inputs: their text, and the placeholders of their pictures; not the prompt around them.
+    """Count the tokens of inputs: their text and the placeholders of their media; not the prompt around them.
 
     Args:
         module: The input module, with tokenizer and processor.
-        inputs: Canonical inputs, see `canonical_inputs`.
+        inputs: Canonical inputs, see `canonical_inputs`, chat messages among them.
 
     Returns:
-        Shape (inputs,), int64. Exact for text and for pictures where the processor tells (Qwen-VL, LLaVA, Idefics);
-        an estimate for chat messages.
+        Shape (inputs,), int64. Exact for text, and for pictures where the processor tells (Qwen-VL, LLaVA, Idefics);
+        an estimate for videos, for sound, and for pictures that are not open.
     """
-    texts = [_text_of(cell) for cell in inputs]
-    counts = np.array([len(ids) for ids in module.tokenizer(texts, add_special_tokens=False)["input_ids"]])
-    pictures = [_pictures_of(cell) for cell in inputs]
-    sizes = [
-        (picture.height, picture.width) for row in pictures for picture in row if isinstance(picture, Image.Image)
-    ]
-    tokens_of = dict(zip(sizes, _tokens_of_sizes(module.processor, sizes), strict=True))
-    for row, found in enumerate(pictures):
-        counts[row] += sum(
-            tokens_of.get((getattr(p, "height", 0), getattr(p, "width", 0)), _UNKNOWN_PICTURE) for p in found
-        )
-    return counts.astype(np.int64)
+    parts = [list(_parts(cell)) for cell in inputs]
+    texts = ["".join(content for kind, content in row if kind == "text") for row in parts]
+    counts = [len(ids) for ids in module.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+    sizes = {_size(content) for row in parts for kind, content in row if kind == "image"} - {None}
+    known = dict(zip(sizes, tokens_of_pictures(module.processor, list(sizes)) or (), strict=False))
+    media = [sum(_tokens_of_part(part, known) for part in row) for row in parts]
+    return np.array(counts, dtype=np.int64) + np.array(media, dtype=np.int64)
 
 
-def _text_of(cell: Any) -> str:
-    if isinstance(cell, Mapping):
-        return cell.get("text") or ""
-    return str(cell) if isinstance(cell, list) else ""
+def tokens_of_pictures(processor: Any, sizes: Sequence[tuple[int, int]]) -> list[int] | None:
+    """Tokens of pictures, as the processor itself counts them for engines that plan ahead; None if it does not.
 
-
-def _pictures_of(cell: Any) -> list[Any]:
-    image = cell.get("image") if isinstance(cell, Mapping) else None
-    return [] if image is None else image if isinstance(image, list) else [image]
-
-
-def _tokens_of_sizes(processor: Any, sizes: Sequence[tuple[int, int]]) -> list[int]:
-    """Tokens of pictures by (height, width), as the processor itself counts them for engines that plan ahead."""
+    Args:
+        processor: A multimodal processor.
+        sizes: (height, width) of each picture, in pixels.
+    """
     count = getattr(processor, "_get_num_multimodal_tokens", None)
-    if not sizes or count is None:
-        return [_UNKNOWN_PICTURE] * len(sizes)
+    if count is None or not sizes:
+        return None
     try:
         return list(count(image_sizes=[list(size) for size in sizes])["num_image_tokens"])
     except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
-        return [_UNKNOWN_PICTURE] * len(sizes)
+        return None
+
+
+def _tokens_of_part(part: Part, known: Mapping[Any, int]) -> int:
+    kind, content = part
+    if kind == "text":
+        return 0  # counted all at once
+    return known.get(_size(content), _UNKNOWN_PICTURE) if kind == "image" else _UNKNOWN_VIDEO
+
+
+def _parts(cell: Any) -> Iterator[Part]:
+    """The parts of an input: of a dict of parts, of a message, or of a list of messages."""
+    if isinstance(cell, str):
+        yield "text", cell
+    elif isinstance(cell, list):
+        for item in cell:
+            yield from _parts(item)
+    elif isinstance(cell, Mapping) and "content" in cell:
+        yield from _parts(cell["content"])
+    elif isinstance(cell, Mapping):
+        for kind in ("text", "image", "video", "audio"):
+            content = cell.get(kind)
+            if kind == "image" and isinstance(content, list):
+                yield from ((kind, image) for image in content)
+            elif content is not None:
+                yield kind, content
+
+
+def _size(image: Any) -> tuple[int, int] | None:
+    return (image.height, image.width) if isinstance(image, Image.Image) else None

@@ -15,7 +15,7 @@ from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from saha_st.modules import load_embedder
-from saha_st.modules.shared_prefix import SharedPrefix
+from saha_st.modules.shared_prefix import SharedPrefix, _difference
 
 RNG = np.random.default_rng(0)
 SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "pad_token_id": 0}
@@ -263,6 +263,31 @@ def test_others_fall_back_to_the_plain_forward_and_say_so_once(name, caplog):
     assert found is None and set(shared._agrees.values()) == {False}
     said = [record.message for record in caplog.records if record.name.startswith("saha_st")]
     assert len(said) == 1 and "runs the whole prompt of every row" in said[0]
+
+
+def test_a_single_wrong_token_is_noticed_in_a_large_batch():
+    right = torch.randn(64, 64, 16)
+    mask = torch.ones(64, 64, dtype=torch.bool)
+    for dtype, error in ((torch.float32, 1e-3), (torch.bfloat16, 0.5)):
+        wrong = right.clone()
+        wrong[17, -1] += error * wrong[17, -1].roll(1)
+        assert _difference(wrong.to(dtype), right.to(dtype), mask).startswith("relative error")
+        assert _difference(right.to(dtype), right.to(dtype), mask) == ""
+
+
+def test_a_first_batch_in_half_precision_does_not_decide_for_later_ones(embedder):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        embedder.encode_query(INPUTS["text"])
+    embedder.encode_query(INPUTS["text"])
+    verdicts = embedder[0]._shared_prefix._agrees
+    assert len(verdicts) == 2 and set(verdicts.values()) == {True}
+
+
+def test_pictures_that_attend_in_both_directions_run_the_plain_forward():
+    batch = features(pictures=True)
+    batch["token_type_ids"] = batch["mm_token_type_ids"]  # as Gemma 3 has them
+    model = VISUAL["qwen2_vl"]()
+    assert SharedPrefix(model.config).forward(batch, lambda *args, **kwargs: pytest.fail("shared"), model) is None
 
 
 def test_pictures_whose_placeholders_are_not_known_run_the_plain_forward():
