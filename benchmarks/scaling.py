@@ -25,11 +25,13 @@ from measure import machine, table
 
 from saha_st import load_embedder
 from saha_st.encoding import encode_column
+from saha_st.mining.build import find_clusters
 from saha_st.mining.clusters import assign_clusters
 from saha_st.mining.neighbours import top_k
 
 PAGE, TEMPLATE = (Path(__file__).with_name(name) for name in ("SCALING.md", "scaling_template.md"))
-PICTURE_TOKENS, PATCHES, PROMPT_TOKENS, TEXT_TOKENS = 256, 1024, 48, 20  # of a 448x448 picture, the prompt, a caption
+PICTURE_TOKENS, PATCHES = 256, 1024  # of a picture of 448x448
+PROMPT_TOKENS, TEXT_TOKENS = 48, 20  # of the prompt, and of a question or caption
 SIZES = {"MMEB-train, 662k": 662_000, "10M": 10_000_000, "1B": 1_000_000_000}
 BLOCK = 10_000_000  # pairs that are mined together, beyond that
 
@@ -62,11 +64,13 @@ class Shape:
         weights = depth * (4 * width**2 + 2 * width * vision["mlp_ratio"] * width)
         return 2.0 * weights * PATCHES + 4.0 * depth * PATCHES**2 * width
 
-    @property
-    def pair(self) -> float:
-        """Operations of a pair: a picture with a question, and a picture; the prompt is shared by a batch."""
-        tokens = 2 * (PICTURE_TOKENS + 10) + TEXT_TOKENS
-        return 2 * self.picture + 2 * self.text(tokens // 2)
+    def pair(self, *, prompt: int = 0) -> float:
+        """Operations of a pair: a picture with a question, and a picture with a caption.
+
+        Args:
+            prompt: Tokens of the prompt that each input brings along: none where a batch shares them.
+        """
+        return 2 * self.picture + 2 * self.text(PICTURE_TOKENS + TEXT_TOKENS + prompt)
 
 
 SHAPES = (Shape("2B", 1536, 8960, 28, 256), Shape("7B", 3584, 18944, 28, 512))
@@ -137,6 +141,23 @@ def mining_growth(sizes: list[int], dim: int, rounds: int) -> tuple[Growth, Grow
     )
 
 
+def rule_at(dim: int, rounds: int, rows: int = 10_000) -> float:
+    """Seconds that the cluster rule takes a row, on vectors of so many dimensions."""
+    pairs = topic_pairs(rows, dim, seed=0)
+    lists = top_k(pairs.anchors, pairs.documents, POOL)[0]
+    settings = {"num_negatives": NUM_NEGATIVES, "pool_multiplier": POOL_MULTIPLIER}
+    return timed(partial(assign_clusters, lists, pairs.anchors, pairs.document_of_row, **settings), rounds) / rows
+
+
+def visited_share(rows: int, dim: int) -> float:
+    """Share of the rows whose neighbours mining searches for: the others have joined a cluster before their turn."""
+    pairs = topic_pairs(rows, dim, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"num_negatives": NUM_NEGATIVES, "pool_multiplier": POOL_MULTIPLIER, "output_folder": folder}
+        find_clusters(pairs.anchors, pairs.documents, pairs.document_of_row, **options)
+        return float((np.load(Path(folder) / "scores.npy") != 0).any(axis=1).mean())
+
+
 def product_speed(dtype: torch.dtype = torch.float32, size: int = 4096) -> float:
     """Operations a second of a large matrix product on this machine."""
     left, right = (torch.randn(size, size, dtype=dtype) for _ in range(2))
@@ -154,20 +175,22 @@ def disk_of_vectors(rows: int, dim: int) -> float:
         return sum(file.stat().st_size for file in Path(folder).rglob("*.npy")) / rows
 
 
-def needs(shape: Shape, rows: int, rule_seconds: float, options: argparse.Namespace) -> list[str]:
+def needs(shape: Shape, rows: int, rule_seconds: dict[int, float], options: argparse.Namespace) -> list[str]:
     """A row of the table: what so many pairs need with a model."""
     speed, search_speed = options.tflops * 1e12 * options.share, options.search_tflops * 1e12 * options.search_share
     block = min(rows, BLOCK)
-    hours = rows * shape.pair / speed / 3600
-    search = 2.0 * rows * block * shape.hidden / search_speed / 3600
+    hours = rows * shape.pair() / speed / 3600
+    search = 2.0 * rows * block * shape.hidden / search_speed / 3600  # of all rows: the most that it can be
     vectors = 2 * rows * (4 * shape.hidden + 32) / 1e9
     lists = block * POOL * 8 / 1e9
-    steps = 4 * rows * shape.pair / speed / 3600  # forward, again with gradients, and twice as much backward
+    steps = (
+        4 * rows * shape.pair(prompt=PROMPT_TOKENS) / speed / 3600
+    )  # forward, again with gradients, and twice as much backward
     return [
         shape.name,
         f"{hours:,.0f}",
         f"{search:,.1f}" if search < 100 else f"{search:,.0f}",
-        f"{rows * rule_seconds / 3600:,.1f}",
+        f"{rows * rule_seconds[shape.hidden] / 3600:,.1f}",
         f"{steps:,.0f}",
         f"{vectors:,.0f} GB",
         f"{2 * block * 4 * shape.hidden / 1e9:,.0f} GB",
@@ -182,7 +205,7 @@ def page(options: argparse.Namespace) -> str:
     ceiling = product_speed()
     done = 2.0 * options.mining_rows[-1] ** 2 * options.dim / search.seconds[-1]
     options = argparse.Namespace(**vars(options) | {"search_share": round(done / ceiling, 2)})
-    rule_seconds = rule.seconds[-1] / rule.sizes[-1]
+    rule_seconds = {shape.hidden: rule_at(shape.hidden, options.rounds) for shape in SHAPES}
     two = SHAPES[0]
     rows = [[name, *needs(shape, size, rule_seconds, options)] for name, size in SIZES.items() for shape in SHAPES]
     columns = ["pairs", "model", "encode, GPU h", "search, GPU h", "rule, CPU h", "train an epoch, GPU h"]
@@ -197,20 +220,22 @@ def page(options: argparse.Namespace) -> str:
         search_share=options.search_share,
         ceiling=ceiling / 1e9,
         done=done / 1e9,
-        rule_us=1e6 * rule_seconds,
+        rule_us=1e6 * rule_seconds[two.hidden],
+        visited=100 * visited_share(options.mining_rows[0], options.dim),
+        prompt=PROMPT_TOKENS,
         pool=POOL,
         k=NUM_NEGATIVES,
         m=POOL_MULTIPLIER,
         weights=two.weights / 1e9,
         picture=two.picture / 1e12,
         text=two.text(PICTURE_TOKENS + 20) / 1e12,
-        pair=two.pair / 1e12,
+        pair=two.pair() / 1e12,
         bytes=disk_of_vectors(2048, two.hidden),
         expected=4 * two.hidden + 32,
         patches=PATCHES,
         tokens=PICTURE_TOKENS,
         block=f"{BLOCK:,}",
-        hours=SIZES["MMEB-train, 662k"] * two.pair / (options.tflops * 1e12 * options.share) / 3600,
+        hours=SIZES["MMEB-train, 662k"] * two.pair() / (options.tflops * 1e12 * options.share) / 3600,
     )
 
 
