@@ -221,7 +221,7 @@ def page(options: argparse.Namespace) -> str:
         ceiling=ceiling / 1e9,
         done=done / 1e9,
         rule_us=1e6 * rule_seconds[two.hidden],
-        visited=100 * visited_share(options.mining_rows[0], options.dim),
+        visited=100 * visited_share(options.mining_rows[-1], options.dim),
         prompt=PROMPT_TOKENS,
         pool=POOL,
         k=NUM_NEGATIVES,

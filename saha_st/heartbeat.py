@@ -30,9 +30,12 @@ SILENT_ROUNDS = 10
 GRACE = 5.0
 """Seconds in which a process that hears of an end may end by itself, with its own message."""
 
+Report = Callable[[Exception], None]
+"""Says in the log of this process what has failed in it."""
+
 REMEDY = "Start the same command again (train: with --resume), and it goes on from what is on disk."
 
-_DIED, _FAILED = "died", "failed"
+_DIED, _FAILED, _HEARD = "died", "failed", "heard"
 
 
 class End(NamedTuple):
@@ -50,9 +53,11 @@ class Heartbeat:
             a connection of its own, as others are blocked for as long as somebody waits for a key.
         rank: Number of this process.
         count: Number of processes.
+        report: Says what has failed in this process, at once: the others may not come to wait with it for long. By
+            default one line in the log. What several meet alike is reported by one of them.
         interval: Seconds between two rounds.
         grace: Seconds between hearing of an end and ending this process.
-        end: Ends this process.
+        end: Ends this process; is told whether it is the one to say why.
     """
 
     def __init__(
@@ -61,14 +66,15 @@ class Heartbeat:
         rank: int,
         count: int,
         *,
+        report: Report | None = None,
         interval: float = INTERVAL,
         grace: float = GRACE,
-        end: Callable[[End], None] | None = None,
+        end: Callable[[End, bool], None] | None = None,
     ) -> None:
         self.rank, self.count = rank, count
         self.interval, self.grace = interval, grace
         self._store = store
-        self._end = end or _end_process
+        self._end, self._report = end or _end_process, report or self._log
         self._beats, self._has_failed = 0, False
         self._heard: dict[int, bytes] = {}
         self._silent_rounds = dict.fromkeys(range(1, count) if rank == 0 else (0,), 0)
@@ -94,10 +100,19 @@ class Heartbeat:
             if thread.is_alive():
                 thread.join(timeout=self.interval)
 
-    def announce_failure(self, reason: str) -> None:
-        """Say to all that this process has failed, and why; itself it ends when the others have heard it."""
+    def announce_failure(self, error: BaseException) -> None:
+        """Say to all that this process has failed, and why; itself it ends when the others have heard it.
+
+        Reports the error too, unless another process has reported the same one. Either way it has the attribute
+        ``is_reported`` then. With an attribute ``is_of_all``, errors of one class count as the same.
+        """
         self._has_failed = True
+        reason = reason_of(error)
         self._announce(_FAILED, f"Process {self.rank} of {self.count} failed. {reason}")
+        if isinstance(error, Exception) and not getattr(error, "is_reported", False):
+            if self._is_first_to(type(error).__name__ if getattr(error, "is_of_all", False) else reason):
+                self._report(error)
+            error.is_reported = True
 
     def beat(self) -> End | None:
         """Do one round; returns why this is the end, if it is."""
@@ -111,7 +126,7 @@ class Heartbeat:
     def _run(self) -> None:
         while not self._stopped.wait(self.interval):
             if end := self.beat():
-                self._end_unless_stopped(end)
+                self._end_unless_stopped(end, says_why=lambda: self._is_first_to(_HEARD))
                 return
 
     def _guard(self) -> None:
@@ -122,10 +137,21 @@ class Heartbeat:
             beats = self._beats
         self._end_unless_stopped(self._unreachable("no answer"))
 
-    def _end_unless_stopped(self, end: End) -> None:
+    def _end_unless_stopped(self, end: End, says_why: Callable[[], bool] = lambda: True) -> None:
         if not self._stopped.wait(self.grace):
+            is_to_say = says_why()  # while the guard looks on: the store may not answer
             self._stopped.set()
-            self._end(end)
+            self._end(end, is_to_say)
+
+    def _is_first_to(self, say: str) -> bool:
+        """Whether no other process has come before with the same words; each must ask before it says them."""
+        try:
+            return self._store.add(f"said/{say}", 1) == 1
+        except RuntimeError:  # the store is gone: better twice than never
+            return True
+
+    def _log(self, error: Exception) -> None:
+        logger.error("Process %d of %d failed. %s", self.rank, self.count, reason_of(error))
 
     def _unreachable(self, reason: str) -> End:
         return End(f"Process {self.rank} of {self.count} cannot reach the first one any more ({reason}).", LOST)
@@ -162,17 +188,26 @@ class Heartbeat:
 _running: Heartbeat | None = None
 
 
-def announce_failure(reason: str) -> None:
-    """Say to all processes that this one has failed, and why, if there is a heartbeat in which they hear it."""
-    if _running is not None:
-        _running.announce_failure(reason)
+def announce_failure(error: Exception) -> bool:
+    """Say to all processes that this one has failed, and why; returns whether a heartbeat lets them hear it."""
+    if _running is None:
+        return False
+    _running.announce_failure(error)
+    return True
 
 
-def _end_process(end: End) -> None:
+def reason_of(error: BaseException) -> str:
+    """Return an error in words, with its kind."""
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _end_process(end: End, says_why: bool) -> None:
     """End this process at once: what it does may never return."""
     from multiprocessing import active_children
 
-    logger.error("%s This process ends.%s", end.reason, f" {REMEDY}" if end.status == LOST else "")
+    if says_why:
+        stop = "" if end.reason.endswith((".", "!", "?")) else "."
+        logger.error("%s%s This process ends.%s", end.reason, stop, f" {REMEDY}" if end.status == LOST else "")
     for child in active_children():  # they would wait for work for ever
         child.kill()
     os._exit(end.status)

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
-from saha_st.heartbeat import Heartbeat
-from saha_st.ranks import PATIENCE, LostProcessError, OtherProcessFailedError, Ranks
+from saha_st.heartbeat import Heartbeat, Report
+from saha_st.ranks import PATIENCE, LostProcessError, OtherProcessFailedError, Ranks, control_group
 
 ARRIVAL = timedelta(minutes=10)
 """How long the first process to be ready waits for the last: what starting Python and importing torch may take."""
@@ -20,7 +20,7 @@ _COURTESY = 1.0
 
 
 @contextmanager
-def joined(device: str | None = None) -> Iterator[str | None]:
+def joined(device: str | None = None, report: Report | None = None) -> Iterator[str | None]:
     """Join the processes of a launcher for a block; without a launcher, do nothing.
 
     Inside, `Ranks.current()` tells which process this is, and one that dies ends all others within a minute. All
@@ -28,12 +28,14 @@ def joined(device: str | None = None) -> Iterator[str | None]:
 
     Args:
         device: ``"cpu"`` to compute on the CPU where there is a GPU.
+        report: Says what fails in this process, before it waits for the others; it is raised all the same, with the
+            attribute ``is_reported``. By default one line in the log.
 
     Yields:
         The torch device of this process; None without a launcher.
 
     Raises:
-        ValueError: A device that processes cannot each have for themselves.
+        ValueError: A device that processes cannot each have for themselves, or DeepSpeed.
         ConnectionError: Not all processes have found each other.
         OtherProcessFailedError: Another process failed, and says why.
         LostProcessError: Another process has ended without a word.
@@ -42,7 +44,7 @@ def joined(device: str | None = None) -> Iterator[str | None]:
     if launched.count == 1:
         yield None
         return
-    store, heartbeat = _find_each_other(launched)
+    store, heartbeat = _find_each_other(launched, report)
     heartbeat.start()
     try:
         own_device = _form_group(store, launched, on_cpu=device == "cpu")
@@ -56,14 +58,14 @@ def joined(device: str | None = None) -> Iterator[str | None]:
         raise
     except BaseException as error:
         if not isinstance(error, LostProcessError):
-            heartbeat.announce_failure(f"{type(error).__name__}: {error}")
+            heartbeat.announce_failure(error)
         raise
     finally:
         heartbeat.stop()
     _destroy_group()
 
 
-def _find_each_other(launched: Ranks) -> tuple[Any, Heartbeat]:
+def _find_each_other(launched: Ranks, report: Report | None) -> tuple[Any, Heartbeat]:
     """Wait until all processes have come; returns their store, and what they will hear of each other by."""
     from torch.distributed import PrefixStore, TCPStore, rendezvous
 
@@ -87,7 +89,7 @@ def _find_each_other(launched: Ranks) -> tuple[Any, Heartbeat]:
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']} ({str(error).splitlines()[0]}). See what the "
             "others say, that the port is free on the first machine, and that all machines reach it."
         ) from error
-    return store, Heartbeat(own, launched.rank, launched.count)
+    return store, Heartbeat(own, launched.rank, launched.count, report=report)
 
 
 def _form_group(store: Any, launched: Ranks, *, on_cpu: bool) -> str:
@@ -96,6 +98,11 @@ def _form_group(store: Any, launched: Ranks, *, on_cpu: bool) -> str:
     from accelerate import PartialState
     from accelerate.utils import parse_flag_from_env
 
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise ValueError(
+            "--use_deepspeed: DeepSpeed forms a process group of its own, which saha-st cannot join. Start accelerate "
+            "launch with --multi_gpu instead."
+        )
     on_cpu = on_cpu or parse_flag_from_env("ACCELERATE_USE_CPU") or not _has_accelerator()
     if on_cpu:  # without this, accelerate and the trainer take each process on a CPU for the only one
         os.environ["ACCELERATE_USE_CPU"] = "1"
@@ -103,7 +110,9 @@ def _form_group(store: Any, launched: Ranks, *, on_cpu: bool) -> str:
     if not on_cpu and torch.cuda.is_available():
         options["backend"] = "cpu:gloo,cuda:nccl"  # a config may say that training is to be on the CPU
     store.set_timeout(PATIENCE)  # the last process may come to its first collective long after the first one
-    return str(PartialState(cpu=on_cpu, **options).device)
+    device = str(PartialState(cpu=on_cpu, **options).device)
+    control_group()  # here, while all are here: who fails later has it to tell them by
+    return device
 
 
 def _has_accelerator() -> bool:

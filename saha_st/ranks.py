@@ -35,6 +35,14 @@ class LostProcessError(RuntimeError):
 
 
 @dataclass(frozen=True)
+class _Failure:
+    """What a process that has failed gives the others, whatever they exchange."""
+
+    rank: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class Ranks:
     """Which of how many processes this is.
 
@@ -72,13 +80,17 @@ class Ranks:
         """Wait for all processes at the end of the block; what one of them raises ends it in all.
 
         What several raise alike, as they do when a file is missing, the first of them raises for all. Blocks may be
-        nested: what the inner one has told, the outer one lets pass.
+        nested: what the inner one has told, the outer one lets pass. Others hear of a failure wherever they exchange
+        something; outside of `saha_st.launch.joined` nothing ends those who do not, and so nobody waits for them.
 
         Raises:
             OtherProcessFailedError: Another process failed, with its number and reason; without this, the others
                 would wait for it for ever.
             LostProcessError: Another process has ended without a word.
         """
+        if self.count == 1:
+            yield
+            return
         failure: Exception | None = None
         try:
             yield
@@ -88,63 +100,53 @@ class Ranks:
             if isinstance(error, RuntimeError) and "by peer" in str(error):  # gloo's words, as in DDP's collectives
                 raise self._lost() from error
             failure = error
-        reasons = self.gather(None) if failure is None else self._tell(f"{type(failure).__name__}: {failure}")
-        failed = [rank for rank, reason in enumerate(reasons) if reason is not None]
-        if failure is not None:
-            failed = [rank for rank in failed if reasons[rank] == reasons[self.rank]]
-            if failed[0] == self.rank:
-                failure.is_told = True
-                raise failure
-        if failed:
-            raise OtherProcessFailedError(
-                f"Process {failed[0]} of {self.count} failed. {reasons[failed[0]]}"
-            ) from failure
+        if failure is None:
+            self.gather(None)
+            return
+        reason = heartbeat.reason_of(failure)
+        alike = [each for each in self._tell(failure, reason) if each.reason == reason]
+        if alike[0].rank != self.rank:
+            raise self._other(alike[0]) from failure
+        failure.is_told = True
+        raise failure
 
     @contextmanager
     def first(self) -> Iterator[None]:
         """Let the first process run the block while the others wait, then the others."""
-        if not self.is_main:
+        if self.is_main:
+            with self.together():
+                yield
+        else:
             self.gather(None)
-        try:
             yield
-        finally:
-            if self.is_main:
-                self.gather(None)
 
     def gather(self, value: Any) -> list[Any]:
         """Return the value of every process, in order; all of them must call this.
 
         Raises:
+            OtherProcessFailedError: Another process failed before it came here.
             LostProcessError: Another process has ended without a word.
         """
-        if self.count == 1:
-            return [value]
-        from torch import distributed
-
-        values: list[Any] = [None] * self.count
-        with self._or_lost():
-            distributed.all_gather_object(values, value, group=_control_group(distributed.group.WORLD))
+        values = self._exchange(value)
+        for other in values:
+            if isinstance(other, _Failure):
+                raise self._other(other)
         return values
 
     def share(self, value: Any) -> Any:
         """Return the first process's value everywhere; all of them must call this, what others give is not looked at.
 
         Raises:
+            OtherProcessFailedError: Another process failed before it came here.
             LostProcessError: Another process has ended without a word.
         """
-        if self.count == 1:
-            return value
-        from torch import distributed
-
-        values = [value]
-        with self._or_lost():
-            distributed.broadcast_object_list(values, src=0, group=_control_group(distributed.group.WORLD))
-        return values[0]
+        return self.gather(value if self.is_main else None)[0]  # a broadcast would not meet who has failed
 
     def share_array(self, array: np.ndarray | None) -> np.ndarray:
         """As `share`, for an array of numbers of any size, which is not pickled.
 
         Raises:
+            OtherProcessFailedError: Another process failed before it came here.
             LostProcessError: Another process has ended without a word.
         """
         if self.count == 1:
@@ -152,11 +154,12 @@ class Ranks:
         import numpy as np
         import torch
 
+        array = np.array(array, order="C") if self.is_main else None  # a copy: torch wants to write to it
         shape, dtype = self.share((array.shape, array.dtype.str) if self.is_main else None)
-        array = np.array(array, order="C") if self.is_main else np.empty(shape, dtype)  # torch wants to write to it
+        if not self.is_main:
+            array = np.empty(shape, dtype)
         with self._or_lost():
-            group = _control_group(torch.distributed.group.WORLD)
-            torch.distributed.broadcast(torch.from_numpy(array), src=0, group=group)
+            torch.distributed.broadcast(torch.from_numpy(array), src=0, group=control_group())
         return array
 
     def require_same(self, name: str, value: str) -> None:
@@ -200,16 +203,29 @@ class Ranks:
                 "or run on one machine."
             )
 
-    def _tell(self, reason: str) -> list[str | None]:
+    def _tell(self, failure: Exception, reason: str) -> list[_Failure]:
         """Return the failures of all processes, of which this one has its own; others are told wherever they are."""
-        if self.count > 1:
-            heartbeat.announce_failure(reason)
+        own = _Failure(self.rank, reason)
+        if not heartbeat.announce_failure(failure):  # nothing ends others, who may wait for something else for days
+            return [own]
         try:
-            reasons = self.gather(reason)
-        except LostProcessError:  # which have heard of it
-            reasons = [None] * self.count
-        reasons[self.rank] = reason
-        return reasons
+            return [each for each in self._exchange(own) if isinstance(each, _Failure)]
+        except LostProcessError:  # they have heard of it
+            return [own]
+
+    def _exchange(self, value: Any) -> list[Any]:
+        """As `gather`, with failures among the values."""
+        if self.count == 1:
+            return [value]
+        from torch import distributed
+
+        values: list[Any] = [None] * self.count
+        with self._or_lost():
+            distributed.all_gather_object(values, value, group=control_group())
+        return values
+
+    def _other(self, failure: _Failure) -> OtherProcessFailedError:
+        return OtherProcessFailedError(f"Process {failure.rank} of {self.count} failed. {failure.reason}")
 
     @contextmanager
     def _or_lost(self) -> Iterator[None]:
@@ -226,13 +242,16 @@ class Ranks:
         )
 
 
-@lru_cache(maxsize=1)
-def _control_group(world: Any) -> Any:
-    """The group of all processes in which they wait for each other, made when it is first needed.
+def control_group() -> Any:
+    """Return the group of all processes in which they wait for each other; the first call, made by all, forms it."""
+    from torch import distributed
 
-    Args:
-        world: The default group, by which a later one is told from an earlier.
-    """
+    return _group_beside(distributed.group.WORLD)
+
+
+@lru_cache(maxsize=1)
+def _group_beside(world: Any) -> Any:
+    """Form the control group; a later default group is told from an earlier one by the argument."""
     from torch import distributed
 
     return distributed.new_group(backend="gloo", timeout=PATIENCE)

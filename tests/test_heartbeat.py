@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from saha_st.heartbeat import FAILED, LOST, SILENT_ROUNDS, End, Heartbeat
+from saha_st.heartbeat import FAILED, LOST, SILENT_ROUNDS, End, Heartbeat, _end_process
+from saha_st.training.errors import MemoryFullError
 
 
 class Store(dict):
@@ -23,11 +24,17 @@ class Store(dict):
     def get(self, key: str) -> bytes:
         return self[key]
 
+    def add(self, key: str, amount: int) -> int:
+        if self.is_gone:
+            raise RuntimeError("Broken pipe")
+        self[key] = self.get(key) + amount if key in self else amount
+        return self[key]
+
     def check(self, keys: list[str]) -> bool:
         return all(key in self for key in keys)
 
 
-def no_end(end: End) -> None:
+def no_end(end: End, says_why: bool) -> None:
     raise AssertionError(end)
 
 
@@ -77,7 +84,7 @@ def test_who_beats_seldom_but_beats_raises_no_alarm(three):
 def test_a_store_out_of_reach_is_the_end_in_one_line(three, store):
     store.is_gone = True
     assert three[1].beat() == End("Process 1 of 3 cannot reach the first one any more (Broken pipe).", LOST)
-    three[1].announce_failure("ValueError: row 7")
+    three[1].announce_failure(ValueError("row 7"))
 
 
 def wait_for(ends: list[End]) -> list[End]:
@@ -89,7 +96,7 @@ def wait_for(ends: list[End]) -> list[End]:
 
 def test_a_store_that_never_answers_is_the_end(store, monkeypatch):
     ends, forever = [], threading.Event()
-    beat = Heartbeat(store, 1, 2, interval=0.01, grace=0.01, end=ends.append)
+    beat = Heartbeat(store, 1, 2, interval=0.01, grace=0.01, end=lambda end, says_why: ends.append(end))
     monkeypatch.setattr(store, "check", lambda keys: not forever.wait())
     beat.start()
     assert wait_for(ends) == [End("Process 1 of 2 cannot reach the first one any more (no answer).", LOST)]
@@ -98,7 +105,7 @@ def test_a_store_that_never_answers_is_the_end(store, monkeypatch):
 
 
 def test_the_others_hear_of_a_failure_in_their_next_round_and_who_failed_has_time_to_say_why(three):
-    three[1].announce_failure("ValueError: row 7")
+    three[1].announce_failure(ValueError("row 7"))
     failed = End("Process 1 of 3 failed. ValueError: row 7", FAILED)
     assert rounds(three, 1) == [failed, None, failed]
     assert rounds(three[1:], SILENT_ROUNDS)[0].reason.startswith("Process 0 of 3 has not been heard of")
@@ -107,9 +114,9 @@ def test_the_others_hear_of_a_failure_in_their_next_round_and_who_failed_has_tim
 @pytest.mark.parametrize("ends_by_itself", [True, False])
 def test_who_hears_of_an_end_has_time_to_end_by_itself(store, ends_by_itself):
     ends = []
-    beat = Heartbeat(store, 0, 2, interval=0.01, grace=1, end=ends.append)
+    beat = Heartbeat(store, 0, 2, interval=0.01, grace=1, end=lambda end, says_why: ends.append(end))
     beat.start()
-    Heartbeat(store, 1, 2).announce_failure("ValueError: row 7")
+    Heartbeat(store, 1, 2).announce_failure(ValueError("row 7"))
     time.sleep(0.1)
     assert ends == []
     if ends_by_itself:
@@ -119,6 +126,58 @@ def test_who_hears_of_an_end_has_time_to_end_by_itself(store, ends_by_itself):
     else:
         assert wait_for(ends) == [End("Process 1 of 2 failed. ValueError: row 7", FAILED)]
     assert len(ends) == (not ends_by_itself)
+
+
+def test_what_several_meet_alike_is_reported_by_one_of_them_and_what_they_do_not_by_each(store):
+    reported: list[tuple[int, str]] = []
+    three = [Heartbeat(store, r, 3, report=lambda error, r=r: reported.append((r, str(error)))) for r in range(3)]
+    errors = [FileNotFoundError("no x"), FileNotFoundError("no x"), ValueError("row 3")]
+    for beat, error in zip(three, errors, strict=True):
+        beat.announce_failure(error)
+        beat.announce_failure(error)  # again, further out
+    assert reported == [(0, "no x"), (2, "row 3")]
+    assert all(error.is_reported for error in errors)
+    full = [MemoryFullError("rows 3, 4"), MemoryFullError("rows 5, 6")]
+    three[1].announce_failure(full[0])
+    three[2].announce_failure(full[1])
+    assert reported[2:] == [(1, "rows 3, 4")] and full[1].is_reported
+    three[0].announce_failure(KeyboardInterrupt())
+    assert len(reported) == 3 and store["failed"] == b"Process 0 of 3 failed. KeyboardInterrupt"
+    store.is_gone = True
+    three[0].announce_failure(ValueError("row 3"))
+    assert reported[3:] == [(0, "row 3")]  # better twice than never
+
+
+def test_by_default_a_failure_is_one_line_in_the_log(store, caplog):
+    Heartbeat(store, 1, 2).announce_failure(ValueError("row 7"))
+    assert caplog.messages == ["Process 1 of 2 failed. ValueError: row 7"]
+
+
+def test_one_of_those_who_hear_of_a_failure_says_so_before_they_end(store):
+    ends: list[tuple[End, bool]] = []
+    others = [
+        Heartbeat(store, rank, 3, interval=0.01, grace=0.05, end=lambda *end: ends.append(end)) for rank in (0, 2)
+    ]
+    for beat in others:
+        beat.start()
+    Heartbeat(store, 1, 3).announce_failure(ValueError("row 7"))
+    deadline = time.monotonic() + 20
+    while len(ends) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for beat in others:
+        beat.stop()
+    assert sorted(says_why for _, says_why in ends) == [False, True]
+    assert {end for end, _ in ends} == {End("Process 1 of 3 failed. ValueError: row 7", FAILED)}
+
+
+@pytest.mark.parametrize("reason", ["Process 1 of 2 failed. ValueError: row 7", "Process 1 of 2 failed. No room."])
+def test_reason_and_end_are_two_sentences(reason, monkeypatch, caplog):
+    statuses = []
+    monkeypatch.setattr("os._exit", statuses.append)
+    _end_process(End(reason, FAILED), True)
+    _end_process(End(reason, FAILED), False)
+    assert caplog.messages == [f"{reason.removesuffix('.')}. This process ends."]
+    assert statuses == [FAILED, FAILED]
 
 
 def test_after_a_stop_nothing_is_said_and_no_thread_is_left(store):

@@ -57,6 +57,15 @@ def test_the_commands_do_their_job_on_files_like_those(tmp_path, monkeypatch, pa
     assert Path("mined/clusters.parquet").exists() and Path("photos.safetensors").exists()
 
 
+def test_the_commands_for_many_processes_and_the_preflight_have_these_flags():
+    launched = [command[command.index("saha_st") + 1 :] for command in commands() if "saha_st" in command]
+    assert {command[0] for command in launched} == {"mine", "train", "evaluate"}
+    preflights = [command[1:] for command in commands() if command[:2] == ["saha-st", "preflight"]]
+    assert len(preflights) == 1
+    for command in launched + preflights:
+        assert build_parser().parse_args(command).command == command[0]
+
+
 def test_the_training_command_has_these_flags():
     (command,) = [command for command in commands() if command[:2] == ["saha-st", "train"]]
     args, extra = build_parser().parse_known_args(command[1:])

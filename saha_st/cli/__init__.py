@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
@@ -15,11 +16,12 @@ from saha_st.heartbeat import LOST
 from saha_st.hub.errors import CheckFailedError
 from saha_st.launch import joined
 from saha_st.ranks import LostProcessError, OtherProcessFailedError, Ranks
+from saha_st.training.errors import MemoryFullError
 
 COMMANDS = (quickstart, encode, mine, preflight, train, evaluate, submission, publish, verify, demo, data)
 
 # What a user can put right: shown as one line. Anything else is a defect, and keeps its traceback.
-_EXPECTED = (ValueError, KeyError, FileNotFoundError, FileExistsError, ImportError, OSError, CheckFailedError)
+_EXPECTED = (ValueError, KeyError, ImportError, OSError, CheckFailedError, MemoryFullError)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -73,30 +75,39 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(args: argparse.Namespace, extra: list[str], launched: Ranks) -> int:
     """Run a command in this process or, with those of a launcher, in all; returns the exit status."""
+
+    def report(error: Exception) -> None:
+        _report(error, args)
+
     try:
-        with _only_main_prints(launched), joined(getattr(args, "device", None)) as device:
+        with _only_main_prints(launched), joined(getattr(args, "device", None), report) as device:
             args.device = device or getattr(args, "device", None)
             return args.run(args, extra) if args.takes_extra else args.run(args)
     except KeyboardInterrupt:
         if launched.is_main:
             print(f"\nsaha-st {args.command}: interrupted. {args.if_interrupted}".rstrip(), file=sys.stderr)
         return 130
-    except (*_EXPECTED, OtherProcessFailedError, LostProcessError) as error:
-        if args.traceback:
-            raise
-        return _explain(error, args.command)
-
-
-def _explain(error: Exception, command: str) -> int:
-    """Say in one line what went wrong, unless another process says it; returns the exit status."""
-    if isinstance(error, OtherProcessFailedError):
+    except OtherProcessFailedError:  # which says so itself
         return 2
-    if isinstance(error, LostProcessError):
-        print(f"saha-st {command}: {error}", file=sys.stderr)
+    except LostProcessError as error:
+        print(f"saha-st {args.command}: {error}", file=sys.stderr)
         return LOST
+    except Exception as error:
+        is_expected = isinstance(error, _EXPECTED)
+        if not getattr(error, "is_reported", False):
+            if args.traceback or not is_expected:
+                raise
+            _report(error, args)
+        return 2 if is_expected else 1
+
+
+def _report(error: Exception, args: argparse.Namespace) -> None:
+    """Say what went wrong: what is expected in one line."""
+    if args.traceback or not isinstance(error, _EXPECTED):
+        traceback.print_exception(error)
+        return
     message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"saha-st {command}: error: {message}", file=sys.stderr)
-    return 2
+    print(f"saha-st {args.command}: error: {message}", file=sys.stderr)
 
 
 def _set_up_output(args: argparse.Namespace, launched: Ranks) -> None:

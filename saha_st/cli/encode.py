@@ -44,31 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load inputs and model, encode, write."""
-    output = Path(args.output)
-    if output.suffix not in _SUFFIXES:
-        raise ValueError(f"--output must end in {' or '.join(_SUFFIXES)}, got {args.output!r}.")
-    if output.exists():
-        raise FileExistsError(f"--output {args.output!r} exists already. Remove it or choose another name.")
-    require_model(args.model_name_or_path, args.revision)
-    from saha_st.data.inputs import ID, INPUT, load_inputs
+    from saha_st.data.inputs import ID, INPUT
 
-    inputs = load_inputs(
-        args.source,
-        text=args.text_column,
-        image=args.image_column,
-        id_column=args.id_column,
-        image_root=args.image_root,
-        subset=args.subset,
-        split=args.split,
-    )
-    _check_room_for_ids(output, inputs[ID])
-    # What imports torch, now that all is there.
-    from saha_st.encoding import DistinctInputs, encode_column, vector_fingerprint, weights_digest
+    output, ranks = Path(args.output), Ranks.current()
+    with ranks.together():
+        _check_output(output)
+        require_model(args.model_name_or_path, args.revision)
+        inputs = _load_inputs(args)
+        _check_room_for_ids(output, inputs[ID])
+        # What imports torch, now that all is there.
+        from saha_st.encoding import DistinctInputs, encode_column, vector_fingerprint, weights_digest
 
-    ranks, model = Ranks.current(), load_model(args)
-    distinct = DistinctInputs.of(inputs, INPUT)
-    weights = weights_digest(model)
-    fingerprint = vector_fingerprint(model, task=args.task, weights=weights)
+        model = load_model(args)
+        distinct = DistinctInputs.of(inputs, INPUT)
+        weights = weights_digest(model)
+        fingerprint = vector_fingerprint(model, task=args.task, weights=weights)
     cache_folder = args.cache_folder or _folder_of_processes(output, ranks)
     ranks.require_same("--model", fingerprint)
     ranks.require_same("SOURCE", blake2b(distinct.keys[distinct.index_of_row]).hexdigest())
@@ -94,6 +84,27 @@ def run(args: argparse.Namespace) -> int:
         _remove(cache_folder, fingerprint)
     print(f"Wrote {len(inputs)} vectors of {encoded.embeddings.shape[1]} dimensions to {output}.")
     return 0
+
+
+def _check_output(output: Path) -> None:
+    if output.suffix not in _SUFFIXES:
+        raise ValueError(f"--output must end in {' or '.join(_SUFFIXES)}, got {str(output)!r}.")
+    if output.exists():
+        raise FileExistsError(f"--output {str(output)!r} exists already. Remove it or choose another name.")
+
+
+def _load_inputs(args: argparse.Namespace) -> Any:
+    from saha_st.data.inputs import load_inputs
+
+    return load_inputs(
+        args.source,
+        text=args.text_column,
+        image=args.image_column,
+        id_column=args.id_column,
+        image_root=args.image_root,
+        subset=args.subset,
+        split=args.split,
+    )
 
 
 def _folder_of_processes(output: Path, ranks: Ranks) -> Path | None:

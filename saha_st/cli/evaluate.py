@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from saha_st.cli.options import add_batch_arguments, add_model_arguments, at_least_one, load_any_model, require_model
+from saha_st.ranks import Ranks
 
 NAME = "evaluate"
 HELP = "score a model on MMEB, MIEB, ViDoRe, MTEB, SugarCrepe"
@@ -57,8 +58,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Find the tasks, load the models, score, write the report."""
     models = [args.model_name_or_path, *(name for name in args.compare_with if name != _PAPER)]
+    ranks = Ranks.current()
+    with ranks.together():
+        for name in models:
+            require_model(name, args.revision if name == args.model_name_or_path else None)
+        benchmark, published = _find_benchmark(args)
+    # What imports torch, now that the models and the benchmark are known.
+    from saha_st.evaluation import Report
+    from saha_st.evaluation.task_sources import task_sources
+
+    logging.getLogger("saha_st.evaluation.run").setLevel(logging.ERROR)  # its warnings stand above the table
+    columns, revision = {}, ""
     for name in models:
-        require_model(name, args.revision if name == args.model_name_or_path else None)
+        meta, scores = _score(args, name, benchmark)
+        revision = revision or meta.revision
+        columns[meta.name if meta.name not in columns else f"{meta.name} ({name})"] = scores
+        with ranks.together():
+            report = Report(benchmark.name, columns, published, revision, task_sources(benchmark.tasks))
+            if ranks.is_main:  # after each model: what is done is kept if the next one fails
+                page, chart = report.write(args.output_dir)
+    if ranks.is_main:
+        for note in report.notes:
+            print(f"Note: {note}")
+        print(f"\n{report.table}\n\nResults: {Path(args.output_dir) / 'results'}\nReport:  {page}\nChart:   {chart}")
+    return 0
+
+
+_PAPER = "paper"
+
+
+def _find_benchmark(args: argparse.Namespace) -> tuple[Any, Any]:
+    """Find the benchmark, and what was published on it if that is asked for."""
     from saha_st.evaluation import find_benchmark
 
     benchmark = find_benchmark(
@@ -68,33 +98,14 @@ def run(args: argparse.Namespace) -> int:
         data_revision=args.data_revision,
         cache_dir=args.cache_dir,
     )
-    # What imports torch, now that the models and the benchmark are known.
-    from saha_st.evaluation import Report, published_for
+    from saha_st.evaluation import published_for
     from saha_st.evaluation.run import validate
-    from saha_st.evaluation.task_sources import task_sources
-    from saha_st.ranks import Ranks
 
-    logging.getLogger("saha_st.evaluation.run").setLevel(logging.ERROR)  # its warnings stand above the table
     validate(benchmark.tasks, args.limit)
     published = published_for(benchmark.name) if _PAPER in args.compare_with else ()
     if _PAPER in args.compare_with and not published:
         raise ValueError(f"--compare_with {_PAPER}: we know of no published figures on {benchmark.name!r}.")
-    columns, revision = {}, ""
-    for name in models:
-        meta, scores = _score(args, name, benchmark)
-        revision = revision or meta.revision
-        columns[meta.name if meta.name not in columns else f"{meta.name} ({name})"] = scores
-        report = Report(benchmark.name, columns, published, revision, task_sources(benchmark.tasks))
-        if Ranks.current().is_main:  # after each model: what is done is kept if the next one fails
-            page, chart = report.write(args.output_dir)
-    if Ranks.current().is_main:
-        for note in report.notes:
-            print(f"Note: {note}")
-        print(f"\n{report.table}\n\nResults: {Path(args.output_dir) / 'results'}\nReport:  {page}\nChart:   {chart}")
-    return 0
-
-
-_PAPER = "paper"
+    return benchmark, published
 
 
 def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, Any]:
@@ -105,8 +116,10 @@ def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, An
 
     own = {} if name == args.model_name_or_path else {"model_name_or_path": name, "revision": None, "name": None}
     flags = argparse.Namespace(**{**vars(args), **own})
+    with Ranks.current().together():
+        model = load_any_model(flags)
     encoder = Embedder(
-        load_any_model(flags),
+        model,
         name=flags.name or name_of_source(resolve_model(name)),
         cache_folder=Path(args.output_dir) / "vectors",
         batch_tokens=args.batch_tokens,

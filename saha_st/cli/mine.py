@@ -52,22 +52,23 @@ def run(args: argparse.Namespace) -> int:
     """Load pairs and model, mine, write."""
     from saha_st.mining.checks import check_options
 
-    output_dir = Path(args.output_dir)
-    if (output_dir / "mining.json").exists():
-        raise FileExistsError(
-            f"{str(output_dir)!r} holds a mining result already. Remove it or choose another folder."
-        )
-    check_options(args.num_negatives, args.pool_multiplier, args.max_owner_similarity, args.relative_margin)
-    require_model(args.model_name_or_path, args.revision)
-    source = load_source(args, owner_filter=not args.no_owner_filter)
-    from saha_st.mining import find_saha_clusters  # and torch, now that all is there
+    output_dir, ranks = Path(args.output_dir), Ranks.current()
+    with ranks.together():
+        if (output_dir / "mining.json").exists():
+            raise FileExistsError(
+                f"{str(output_dir)!r} holds a mining result already. Remove it or choose another folder."
+            )
+        check_options(args.num_negatives, args.pool_multiplier, args.max_owner_similarity, args.relative_margin)
+        require_model(args.model_name_or_path, args.revision)
+        source = load_source(args, owner_filter=not args.no_owner_filter)
+        from saha_st.mining import find_saha_clusters  # and torch, now that all is there
 
-    ranks = Ranks.current()
+        model = load_model(args)
     names = ("num_negatives", "pool_multiplier", "max_owner_similarity", "relative_margin", "use_faiss")
     names += ("batch_size", "batch_tokens")
     mined = find_saha_clusters(
         source.dataset,
-        load_model(args),
+        model,
         owner_filter=source.owner_filter,
         faiss_index=args.faiss_index,
         cache_folder=args.cache_folder or output_dir / "vectors",
@@ -75,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         ranks=ranks,
         **{name: getattr(args, name) for name in names},
     )
-    if ranks.is_main:
-        mined.save(output_dir)
+    with ranks.together():
+        if ranks.is_main:
+            mined.save(output_dir)
     print(json.dumps(mined.statistics, indent=2))
     return 0

@@ -8,18 +8,27 @@ a batch that does not fit fails in its first forward pass instead of its last.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
-from sentence_transformers.base.losses.gradcache import _create_minibatch, _get_batch_size
 from torch import Tensor
 
 Features = dict[str, Any]
 
-_COUNTS = ("image_grid_thw", "video_grid_thw", "num_images_per_sample", "num_videos_per_sample")
-"""What says where the pixels of a row begin; read on the CPU, or every row would wait for the GPU."""
+_GRIDS = {
+    "image_grid_thw": ("num_images_per_sample", "pixel_values"),
+    "video_grid_thw": ("num_videos_per_sample", "pixel_values_videos"),
+}
+"""Where all patches stand in one line (Qwen-VL): the grid of each picture, how many a row has, and the patches."""
+
+_BY_PICTURE = ("pixel_values", "image_sizes", "image_position_ids")
+"""What has an entry for each picture where there are no grids (LLaVA, Gemma 3) ..."""
+
+_PADDED = ("pixel_attention_mask", "aspect_ratio_ids")
+"""... unless there is one of these: then every row has as many places for pictures (Idefics, SmolVLM, Mllama)."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class MiniBatches:
         Without an attention mask nobody knows the lengths: then ``rows_without_lengths`` rows are a mini-batch.
         """
         if "attention_mask" not in features:
-            rows = range(_get_batch_size(features))
+            rows = range(_count_rows(features))
             return cls([list(rows[i : i + rows_without_lengths]) for i in rows[::rows_without_lengths]], [])
         lengths = features["attention_mask"].sum(dim=1).tolist()
         return cls(fill(lengths, num_tokens), lengths)
@@ -100,24 +109,86 @@ def fill(lengths: list[int], num_tokens: int) -> list[list[int]]:
     return mini_batches
 
 
-def take_rows(features: Features, rows: list[int]) -> Features:
-    """The features of some rows, without the padding that all of them have.
+def take_rows(features: Features, rows: Sequence[int]) -> Features:
+    """The features of some rows with their pictures and videos, without the padding that all of them have.
 
-    Rows in a piece are cut out by Sentence Transformers, which knows how models lay out the pixels of their images.
+    Args:
+        features: A column of padded features.
+        rows: At least one row, ascending.
+
+    Raises:
+        ValueError: Nothing says which row a picture belongs to.
     """
-    # Under another name the mask is cut like any other tensor, instead of deciding where its own rows end.
-    layout = {"mask" if key == "attention_mask" else key: value for key, value in features.items()}
-    layout |= {key: features[key].cpu() for key in _COUNTS if isinstance(features.get(key), Tensor)}
-    starts = [0, *(place for place in range(1, len(rows)) if rows[place] != rows[place - 1] + 1), len(rows)]
-    pieces = [_create_minibatch(layout, rows[begin], rows[end - 1] + 1) for begin, end in pairwise(starts)]
+    ones = [1] * _count_rows(features)
+    if len(rows) == len(ones):
+        return without_padding(features)
+    entries = _entries(features)
     taken: Features = {}
-    for key in dict.fromkeys(key for piece in pieces for key in piece):
-        parts = [piece[key] for piece in pieces if key in piece]
-        taken[key] = torch.cat(parts) if isinstance(parts[0], Tensor) and len(parts) > 1 else parts[0]
-    taken |= {key: taken[key].to(features[key].device) for key in _COUNTS if isinstance(taken.get(key), Tensor)}
-    if "mask" in taken:
-        taken["attention_mask"] = taken.pop("mask")
+    for key, value in features.items():
+        if not isinstance(value, Tensor) or value.ndim == 0:
+            taken[key] = value
+            continue
+        entries_of_row = entries.get(key, ones)
+        if key.startswith("pixel_values") and sum(entries_of_row) != len(value):
+            raise ValueError(
+                f"{key} has {len(value)} entries, and nothing says which of the {len(ones)} rows each belongs to: "
+                "mini-batches cannot be cut for this kind of model. Embed the batch as one, with a mini_batch_size of "
+                "all its rows."
+            )
+        if pieces := _pieces(entries_of_row, rows):  # rows without pictures have no key for pixels
+            taken[key] = torch.cat([value[piece] for piece in pieces]) if len(pieces) > 1 else value[pieces[0]]
     return without_padding(taken)
+
+
+def _count_rows(features: Features) -> int:
+    tensors = [value for value in features.values() if isinstance(value, Tensor) and value.ndim]
+    known = [features[key] for key in ("input_ids", "attention_mask") if key in features]  # pixels may have others
+    return len([*known, *tensors][0])
+
+
+def _entries(features: Features) -> dict[str, list[int]]:
+    """How many entries each row has in what does not have one for each row.
+
+    Numbers are brought to the CPU all at once, or every row would wait for the GPU.
+    """
+    entries = {}
+    for grid_key, (count_key, pixel_key) in _GRIDS.items():
+        grid = features.get(grid_key)
+        if grid is None or features.get(pixel_key) is None:
+            continue
+        counts = features[count_key].tolist() if count_key in features else [1] * _count_rows(features)
+        if sum(counts) != len(grid):
+            raise ValueError(
+                f"{grid_key} has {len(grid)} entries, and {count_key} tells of {sum(counts)}: nothing says which row "
+                "each belongs to. Let the model's own preprocess make the features."
+            )
+        ends = [0, *accumulate(counts)]
+        patches = [0, *accumulate(grid.prod(dim=1).tolist())]
+        entries[grid_key] = counts
+        if grid_key == "video_grid_thw":
+            entries["second_per_grid_ts"] = counts
+        entries[pixel_key] = [patches[end] - patches[begin] for begin, end in pairwise(ends)]
+    counts = features.get("num_images_per_sample")
+    pixels = features.get("pixel_values")
+    if counts is None or pixels is None or "pixel_values" in entries or any(key in features for key in _PADDED):
+        return entries
+    if len(pixels) == int(counts.sum()):
+        entries |= dict.fromkeys(_BY_PICTURE, counts.tolist())
+    return entries
+
+
+def _pieces(entries: Sequence[int], rows: Sequence[int]) -> list[slice]:
+    """The entries of some rows, in as few pieces as they come in."""
+    ends = [0, *accumulate(entries)]
+    pieces: list[slice] = []
+    for row in rows:
+        begin, end = ends[row], ends[row + 1]
+        if begin == end:
+            continue
+        if pieces and pieces[-1].stop == begin:
+            begin = pieces.pop().start
+        pieces.append(slice(begin, end))
+    return pieces
 
 
 def without_padding(features: Features) -> Features:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import sentence_transformers
 import torch
 import tqdm
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.losses.gradcache import _create_minibatch
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
 from torch import Tensor
@@ -28,7 +28,6 @@ from saha_st.losses.mini_batches import (
     MiniBatches,
     check_mini_batches,
     take_rows,
-    without_padding,
 )
 
 MINI_BATCH_NUM_TOKENS = 4096
@@ -65,12 +64,14 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
     Args:
         model: The model to train.
         scale: Factor of the cosines, 1 / temperature. The paper's temperature is 0.02.
-        mini_batch_size: Embed so many rows at a time, however long they are, and compute so many rows of the score
-            matrix at a time. Default: embed by tokens instead.
+        mini_batch_size: Compute so many rows of the score matrix at a time, by default 32; and, unless
+            ``mini_batch_num_tokens`` is given as well, embed so many rows at a time, however long they are.
         mini_batch_num_tokens: Embed so many tokens at a time: rows sorted by length, images counted as their
             placeholder tokens, padding counted. This bounds the memory, whatever the batch size. A longer row is
             embedded alone, so it should be no less than the longest row has. Default: 4,096, unless
-            ``mini_batch_size`` is given. Neither has an influence on the result but for rounding and dropout.
+            ``mini_batch_size`` is given. If both are given, this alone decides what is embedded at a time
+            (``mini_batch_size`` only for features without an attention mask, whose lengths nobody knows). Neither has
+            an influence on the result but for rounding and dropout masks.
         gather_across_devices: Whether documents of all processes are negatives.
         false_negative_margin: Mask documents with a cosine above the positive's plus this margin; cosine units, before
             the scale. None masks none. Qwen3-VL-Embedding uses 0.1.
@@ -177,19 +178,51 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         self._labels = labels
         return super().forward(columns, labels)
 
+    def embed_minibatch_iter(
+        self,
+        sentence_feature: Features,
+        with_grad: bool,
+        copy_random_state: bool,
+        random_states: list[Any] | None = None,
+        ranges: list[tuple[int, int]] | None = None,
+    ) -> Iterator[tuple[Tensor, Any]]:
+        """Embed the mini-batches of a column, one after the other.
+
+        Raises:
+            RuntimeError: This version of Sentence Transformers counts mini-batches otherwise than the one that was
+                tested.
+        """
+        if (dealt := sentence_feature.get(_DEALT)) is not None:
+            expected = [(number, number + 1) for number in range(len(dealt.rows))]
+            ranges = expected if ranges is None else [tuple(item) for item in ranges]
+            # All of them, or one: under DDP a single mini-batch may be embedded a third time.
+            if ranges != expected and not (random_states and len(ranges) == 1 and ranges[0] in expected):
+                raise RuntimeError(
+                    f"{len(expected)} mini-batches were dealt out by tokens, but Sentence Transformers "
+                    f"{sentence_transformers.__version__} asks for {ranges}: rows would be taken for others. Pass "
+                    "mini_batch_size to embed by rows, or install a release that this package was tested with."
+                )
+        return super().embed_minibatch_iter(
+            sentence_feature=sentence_feature,
+            with_grad=with_grad,
+            copy_random_state=copy_random_state,
+            random_states=random_states,
+            ranges=ranges,
+        )
+
     def embed_minibatch(
         self, sentence_feature: Features, begin: int, end: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Any]:
         """Embed a mini-batch: rows ``begin`` to ``end``, or the one of that number that was dealt out by tokens."""
         dealt = sentence_feature.get(_DEALT)
         rows = list(range(begin, end)) if dealt is None else dealt.rows[begin]
+        features = sentence_feature
         try:
-            if dealt is None:
-                features = without_padding(_create_minibatch(sentence_feature, begin, end))
-            else:
-                features = take_rows(sentence_feature[_WHOLE], rows)
-            # The features are the mini-batch already, so all of their rows are asked for.
-            return super().embed_minibatch(features, 0, len(rows), *args, **kwargs)
+            if "cu_seq_lens_q" not in features:  # without padding, Sentence Transformers cuts
+                # All rows of a mini-batch are asked for: nothing is left to cut.
+                features = take_rows(features.get(_WHOLE, features), rows)
+                begin, end = 0, len(rows)
+            return super().embed_minibatch(features, begin, end, *args, **kwargs)
         except torch.OutOfMemoryError as error:
             error.mini_batch = self._failed(sentence_feature, rows)
             raise

@@ -108,7 +108,8 @@ def find_clusters(
     )
     if not search.ranks.is_main:
         return _help(search)
-    with closing(_Lists(search, output_folder)) as lists:
+    with closing(_Lists(search)) as lists:
+        lists.make_room(output_folder)
         positive_scores = None
         if relative_margin is not None:
             positive_scores = paired_scores(anchor_embeddings, document_embeddings, document_of_row)
@@ -132,9 +133,12 @@ def find_clusters(
 class _Lists:
     """The lists that the rule reads in the first process, and all processes search for."""
 
-    def __init__(self, search: NeighbourSearch, output_folder: str | os.PathLike[str] | None) -> None:
-        self.neighbours, self.scores = search.room(output_folder)
+    def __init__(self, search: NeighbourSearch) -> None:
         self._search, self._others_wait = search, True
+
+    def make_room(self, output_folder: str | os.PathLike[str] | None) -> None:
+        """Makes the lists, which may find a full disk; the others are waiting already."""
+        self.neighbours, self.scores = self._search.room(output_folder)
 
     def fill(self, rows: np.ndarray) -> None:
         """Searches for the lists of some rows."""

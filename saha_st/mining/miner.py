@@ -11,15 +11,19 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
+from socket import gethostname
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, List, Value, concatenate_datasets
@@ -275,7 +279,7 @@ def find_saha_clusters(
     of_anchors = encode(anchor_column_name, anchors, "query", query_prompt).of_rows
     of_documents = encode(positive_column_name, documents, "document", corpus_prompt).embeddings
     pool = pool_size(num_negatives, pool_multiplier)
-    with ranks.together(), _room_for_lists(cache_folder, len(dataset), pool) as room:
+    with ranks.together(), _room_for_lists(cache_folder if ranks.is_main else None, len(dataset), pool) as room:
         assignment = find_clusters(
             of_anchors,
             of_documents,
@@ -297,10 +301,18 @@ def find_saha_clusters(
 
 
 def _room_for_lists(cache_folder: str | os.PathLike[str] | None, rows: int, pool: int) -> Any:
-    """A context with a folder for lists of neighbours that are too large for the memory; None if they are not."""
+    """A context with a folder for lists of neighbours that are too large for the memory; None if they are not.
+
+    Removes those that processes of this machine have left that were killed.
+    """
     if cache_folder is None or 8 * rows * pool <= IN_MEMORY:  # a document and a cosine each
         return nullcontext()
-    return TemporaryDirectory(prefix="neighbours-", dir=cache_folder)
+    host = gethostname()
+    for folder in Path(cache_folder).iterdir():
+        left = re.fullmatch(rf"neighbours-(\d+)@{re.escape(host)}~.*", folder.name)
+        if left and not psutil.pid_exists(int(left[1])):
+            shutil.rmtree(folder, ignore_errors=True)
+    return TemporaryDirectory(prefix=f"neighbours-{os.getpid()}@{host}~", dir=cache_folder)
 
 
 def _check_columns(dataset: Dataset, *columns: str) -> None:

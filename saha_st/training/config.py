@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from typing import Any, Literal
 import yaml
 
 from saha_st.prompts import HierarchicalPrompt
+
+_MINI_BATCH_NUM_TOKENS = 4096  # of `saha_st.losses.saha`, whose import takes seconds
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,11 @@ class LossConfig:
 
     Args:
         scale: 1 / temperature.
-        mini_batch_size: Inputs per forward of the cached loss; None, the default, fills forwards by tokens instead.
-        mini_batch_num_tokens: Tokens per forward, padding counted; None: 4,096 unless ``mini_batch_size`` is given.
+        mini_batch_size: Rows of scores at a time, None: 32; and, unless ``mini_batch_num_tokens`` is given as well,
+            inputs per forward.
+        mini_batch_num_tokens: Tokens per forward, padding counted; if both are given, this alone decides the
+            forwards. None: 4,096, or the run's ``max_seq_length`` if that is more; none if ``mini_batch_size`` is
+            given.
         gather_across_devices: Contrast with the documents of all processes.
         false_negative_margin: Mask documents more similar than the positive plus this cosine; off in the paper.
     """
@@ -136,7 +141,8 @@ class RunConfig:
         eval_data: Held-out pairs for evaluation during training (hit@1 among their positives).
         prompt: The hierarchical prompt; None for the model's own, or the paper's.
         image_tokens: Smallest and largest number of tokens per image.
-        max_seq_length: Longest input in tokens.
+        max_seq_length: Longest input in tokens. Above 4,096 it is also the default of ``loss.mini_batch_num_tokens``,
+            which then stands in ``loss``.
         model_kwargs: Passed to `transformers` when the model is loaded, ``dtype`` for instance.
         mining: How clusters are mined; None trains on random batches instead (the in-batch baseline).
         loss: Arguments of the loss.
@@ -167,11 +173,13 @@ class RunConfig:
                 "train_vision=True trains the vision tower's own weights, which an adapter checkpoint does not hold. "
                 "Set adapter: null to train weights, or train_vision: false."
             )
-        budget = self.loss.mini_batch_num_tokens
-        if budget is not None and self.max_seq_length is not None and budget < self.max_seq_length:
+        longest, budget = self.max_seq_length, self.loss.mini_batch_num_tokens
+        if self.loss.mini_batch_size is None and budget is None and (longest or 0) > _MINI_BATCH_NUM_TOKENS:
+            object.__setattr__(self, "loss", replace(self.loss, mini_batch_num_tokens=longest))
+        if budget is not None and longest is not None and budget < longest:
             raise ValueError(
                 f"loss.mini_batch_num_tokens={budget} is less than one row may have, max_seq_length="
-                f"{self.max_seq_length}, so it would not bound the memory. Raise the one, or lower the other."
+                f"{longest}, so it would not bound the memory. Raise the one, or lower the other."
             )
 
     @classmethod

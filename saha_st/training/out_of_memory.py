@@ -34,11 +34,23 @@ def explain_out_of_memory(
         row_ids: By dataset, what to call each of its rows.
     """
     failed: FailedMiniBatch | None = getattr(error, "mini_batch", None)
-    return f"Out of memory in {_where(failed, datasets, row_ids)}. {remedies(config)} ({_first_line(error)})"
+    remedy = remedies(config) if failed is not None else remedies_outside(config)
+    return f"Out of memory in {_where(failed, datasets, row_ids)}. {remedy} ({_first_line(error)})"
+
+
+def remedies_outside(config: RunConfig) -> str:
+    """What to lower where it is no mini-batch that is too large, but what there is one of for all of them."""
+    batch_size = config.training.get("per_device_train_batch_size", "the default, 64")
+    fewer = ", train fewer weights (an adapter)" if config.adapter is None else ""
+    return (
+        "There are gradients, the optimiser's states, and the vectors of the whole batch: lower "
+        f"training.per_device_train_batch_size (now {batch_size}){fewer}, or see what else takes memory there; "
+        "the size of mini-batches decides little."
+    )
 
 
 def remedies(config: RunConfig) -> str:
-    """What to lower, with its value now; what costs nothing but time comes first."""
+    """What to lower in a mini-batch, with its value now; what costs nothing but time comes first."""
     settings = []
     loss = config.loss
     if loss.mini_batch_size is not None and loss.mini_batch_num_tokens is None:

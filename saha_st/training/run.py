@@ -47,6 +47,7 @@ from saha_st.training.adapters import (
 from saha_st.training.batches import RunBatchSampler, warn_of_leftovers
 from saha_st.training.checkpoints import last_whole_checkpoint, open_output_dir
 from saha_st.training.config import RunConfig
+from saha_st.training.errors import MemoryFullError
 from saha_st.training.evaluator import PairRetrievalEvaluator
 from saha_st.training.out_of_memory import explain_out_of_memory
 from saha_st.training.sources import PairSource, load_sources
@@ -83,25 +84,29 @@ def train(
         ValueError: Settings that cannot work, data that cannot be used, or a resumed run with another config; all
             before the first step.
         RuntimeError: Training would not read its inputs as inference does, or the saved model gives other vectors.
+        MemoryFullError: A step needs more memory than there is; in which rows, and what to lower.
 
     Source: Ju & Lee, arXiv 2508.00955, section 4.1 for the settings of the recipes.
     """
     args = training_arguments(config)
     args.disable_tqdm |= not show_progress_bar
     PartialState()  # forms the group, under a launcher that has prepared one
-    ranks = Ranks.current()
+    ranks, folder = Ranks.current(), Path(config.output_dir)
+    if ranks.is_main and (warning := accumulation_warning(args)):
+        logger.warning(warning)
     with ranks.together():
         if ranks.is_main:
             open_output_dir(config, resume=resume)
-    folder = Path(config.output_dir)
-    sources = load_sources(config.data, seed=args.seed)
-    evaluators = _evaluators(config, evaluator, args)
-    model = load_model(config)
-    loss = build_loss(config, args, model)
+    with ranks.together():
+        sources = load_sources(config.data, seed=args.seed)
+        evaluators = _evaluators(config, evaluator, args)
+        model = load_model(config)
+        loss = build_loss(config, args, model)
     # All that could be wrong without having looked at the data has been looked at: here the long work begins.
     datasets = {source.name: _clustered(source, model, config, folder, show_progress_bar) for source in sources}
-    if args.batch_sampler is RunBatchSampler and ranks.is_main:
-        warn_of_leftovers(datasets, args.train_batch_size)
+    with ranks.together():
+        if args.batch_sampler is RunBatchSampler and ranks.is_main:
+            warn_of_leftovers(datasets, args.train_batch_size)
     choose_trainable(model, config, seed=args.seed)
     trainer = build_trainer(args, model, datasets, loss, evaluators, callbacks)
     if not show_progress_bar:
@@ -115,7 +120,7 @@ def train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
         rows = {name: _source_rows(folder, name, dataset) for name, dataset in datasets.items()}
-        raise torch.OutOfMemoryError(explain_out_of_memory(error, config, datasets, rows)) from error
+        raise MemoryFullError(explain_out_of_memory(error, config, datasets, rows)) from error
     # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     probes = _probes(datasets)
@@ -185,8 +190,6 @@ def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArgument
             f"num_negatives + 1 = {config.mining.num_negatives + 1} pairs. Raise it, or lower mining.num_negatives; "
             "memory is bounded by loss.mini_batch_num_tokens, not by the batch size."
         )
-    if warning := accumulation_warning(args):
-        logger.warning(warning)
     return args
 
 

@@ -67,9 +67,44 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def launched(script: Path, *command: str) -> subprocess.CompletedProcess:
+# What goes wrong in one process alone, before or while the other waits for something else.
+FAILING = """
+import os, sys, time
+import saha_st.cli.options
+from saha_st import launch
+from saha_st.cli import encode, main
+rank, what = int(os.environ["RANK"]), os.environ["FAILS"]
+def fail(*args, **options):
+    if rank == 1:
+        raise OSError("no model") if what == "model" else ZeroDivisionError("a defect")
+    return load(*args, **options)
+if what == "early":
+    load, launch._has_accelerator = launch._has_accelerator, fail
+elif what == "computing":
+    load = lambda *args, **options: time.sleep(600)
+    encode.load_model = fail
+else:
+    load, encode.load_model = encode.load_model, fail
+sys.exit(main())
+"""
+
+# The same under plain torchrun, without the command line: nobody beats.
+PLAIN = """
+import sys, torch
+from saha_st.ranks import Ranks
+torch.distributed.init_process_group("gloo")
+ranks = Ranks.current()
+with ranks.together():
+    if ranks.rank == 1:
+        raise ValueError("row 3")
+    torch.distributed.barrier()
+"""
+
+
+def launched(script: Path, *command: str, **environment: str) -> subprocess.CompletedProcess:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    return subprocess.run([*launch, *command], capture_output=True, text=True, timeout=400, env=ENVIRONMENT)
+    environment = ENVIRONMENT | environment
+    return subprocess.run([*launch, *command], capture_output=True, text=True, timeout=400, env=environment)
 
 
 def started_by_hand(script: Path, *command: str, pauses: tuple[float, float]) -> list[subprocess.Popen]:
@@ -178,3 +213,43 @@ def test_an_unreadable_picture_in_one_process_ends_both_and_is_named_once(script
     assert finished.stderr.count("saha-st encode: error: ") == 1, finished.stderr
     assert re.search(r"saha-st encode: error: Row 12, column 'input': .*", finished.stderr), finished.stderr
     assert "This process ends" not in finished.stderr
+
+
+@pytest.fixture
+def failing(tmp_path: Path):
+    """Lets one of two processes fail."""
+
+    def start(what: str) -> subprocess.CompletedProcess:
+        (tmp_path / "failing.py").write_text(FAILING)
+        (tmp_path / "texts.txt").write_text("one\ntwo\n")
+        output = str(tmp_path / "vectors.parquet")
+        command = ["encode", str(tmp_path / "texts.txt"), "--model", "saha-tiny-base", "--output", output]
+        finished = launched(tmp_path / "failing.py", *command, FAILS=what)
+        assert finished.returncode != 0 and not Path(output).exists()
+        return finished
+
+    return start
+
+
+def test_a_model_that_one_process_cannot_load_is_named_once_by_that_process(failing):
+    said = failing("model").stderr
+    assert said.count("no model") == said.count("saha-st encode: error: no model\n") == 1, said
+    assert "the processes have different ones" not in said and 'raise OSError("no model")' not in said
+
+
+@pytest.mark.parametrize("what", ["early", "computing"])
+def test_a_defect_shows_its_traceback_once_and_ends_the_others_wherever_they_are(failing, what):
+    said = failing(what).stderr
+    raised = 'raise OSError("no model") if what == "model" else ZeroDivisionError("a defect")'
+    assert said.count(raised) == said.count("\nZeroDivisionError: a defect\n") == 1, said
+    heard = "Process 1 of 2 failed. ZeroDivisionError: a defect. This process ends."
+    assert said.count(heard) <= 1  # unless the launcher, who saw the first one end, was faster
+    assert heard not in said or said.index(raised) < said.index(heard)
+
+
+def test_under_plain_torchrun_who_fails_waits_for_nobody(tmp_path: Path):
+    (tmp_path / "plain.py").write_text(PLAIN)
+    begun = time.monotonic()
+    finished = launched(tmp_path / "plain.py")
+    assert finished.returncode != 0 and "ValueError: row 3" in finished.stderr
+    assert time.monotonic() - begun < 60

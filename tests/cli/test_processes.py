@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
 from contextlib import contextmanager
 
 import pytest
 
-from saha_st.cli import COMMANDS, encode, main
+from saha_st.cli import COMMANDS, _report, encode, main
 from saha_st.heartbeat import LOST
-from saha_st.launch import _check
+from saha_st.launch import _check, _form_group
 from saha_st.ranks import LostProcessError, OtherProcessFailedError, Ranks
+from saha_st.training.errors import MemoryFullError
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def as_process(monkeypatch: pytest.MonkeyPatch):
     """Makes this process one of two, as a launcher would, without joining them."""
 
     @contextmanager
-    def joined(device: str | None = None):
+    def joined(device=None, report=None):
         yield "cpu"
 
     def start(rank: int) -> None:
@@ -90,6 +92,38 @@ def test_each_process_says_what_is_wrong_with_it_and_nothing_else(
     monkeypatch.setattr(encode, "run", run)
     assert main(["encode", "x.txt", "--model", "saha-tiny", "--output", "x.parquet"]) == status
     assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("error", "status"), [(ValueError("row 3"), 2), (RuntimeError("defect"), 1)])
+def test_what_was_reported_where_it_failed_is_not_said_again(error, status, as_process, capsys, monkeypatch):
+    as_process(1)
+    error.is_reported = True
+
+    def run(args):
+        raise error
+
+    monkeypatch.setattr(encode, "run", run)
+    assert main(["encode", "x.txt", "--model", "saha-tiny", "--output", "x.parquet"]) == status
+    assert capsys.readouterr().err == ""
+
+
+def test_a_report_is_one_line_or_the_traceback_of_a_defect(capsys):
+    args = Namespace(command="train", traceback=False)
+    for error in (MemoryFullError("Out of memory in row 3."), OSError("disk full"), KeyError("no column")):
+        error.__cause__ = RuntimeError("CUDA out of memory")
+        _report(error, args)
+        said = capsys.readouterr().err
+        assert said.startswith("saha-st train: error: ") and said.count("\n") == 1
+    _report(RuntimeError("defect"), args)
+    assert capsys.readouterr().err == "RuntimeError: defect\n"
+    _report(OSError("disk full"), Namespace(command="train", traceback=True))
+    assert capsys.readouterr().err == "OSError: disk full\n"
+
+
+def test_deepspeed_is_refused_before_a_group_is_formed(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match="--use_deepspeed: .* with --multi_gpu instead.$"):
+        _form_group(None, Ranks(0, 2), on_cpu=False)
 
 
 def test_a_device_by_number_and_a_group_that_lacks_processes_are_refused():

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from mmeb_folder import write_mmeb
 
 from saha_st.card.run_folders import find_run
 from saha_st.encoding import DistinctInputs, VectorStore, encode_distinct
-from saha_st.evaluation import evaluate, mmeb_tasks
-from saha_st.ranks import Ranks
+from saha_st.evaluation import evaluate, mmeb_tasks, run
+from saha_st.evaluation.checks import Checks
+from saha_st.ranks import OtherProcessFailedError, Ranks, _Failure
 
 SUBSETS = ["OK-VQA", "MSCOCO_t2i", "CIRR", "WebQA"]
 
@@ -35,7 +37,7 @@ def slowly(prepare, reader, rows):
     encoded.extend(rows)
     return prepare_or_name(prepare, reader, rows)
 engine._prepare_or_name = slowly
-engine.Encoder._workers = lambda self, windows: 0
+engine.Encoder._workers = lambda self, *windows: 0
 from saha_st.cli import main
 status = main(sys.argv[2:])
 print(f"\\nencoded {len(encoded)}", flush=True)
@@ -137,6 +139,7 @@ def test_what_is_encoded_together_does_not_depend_on_the_number_of_processes_or_
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("saha_st.encoding.columns.SHARD_SIZE", 16)
+    monkeypatch.setattr("saha_st.encoding.columns._take_up", lambda store, keys: None)  # the others come after it
     keys = np.array([f"{number:032d}".encode() for number in range(70)], dtype="S32")
     distinct, calls = DistinctInputs.of_keys(keys), []
 
@@ -147,7 +150,8 @@ def test_what_is_encoded_together_does_not_depend_on_the_number_of_processes_or_
 
     VectorStore(tmp_path, "m").add(keys[16:32], np.ones((16, 2), dtype=np.float32))  # a shard of a run that was killed
     missing = np.r_[0:16, 32:70]
-    monkeypatch.setattr(Ranks, "gather", lambda self, value: [missing if isinstance(value, np.ndarray) else value])
+    monkeypatch.setattr(Ranks, "_exchange", lambda self, value: [value])
+    monkeypatch.setattr(Ranks, "share", lambda self, value: missing)  # as the first process has found it
     for rank in range(count):
         ranks = Ranks(rank, count)
         encode_distinct(distinct, VectorStore(tmp_path, "m"), encode, window=8, title="x", ranks=ranks)
@@ -157,14 +161,27 @@ def test_what_is_encoded_together_does_not_depend_on_the_number_of_processes_or_
 
 
 def test_what_fails_in_one_process_ends_the_others_with_the_reason(monkeypatch: pytest.MonkeyPatch):
-    reasons = [None, "ValueError: row 7 is broken"]
-    monkeypatch.setattr(Ranks, "gather", lambda self, value: reasons)
+    given = [None, _Failure(1, "ValueError: row 7 is broken")]
+    monkeypatch.setattr(Ranks, "_exchange", lambda self, value: given)
     with pytest.raises(RuntimeError, match="Process 1 of 2 failed. ValueError: row 7 is broken"):
         with Ranks(0, 2).together():
             pass
     with pytest.raises(ValueError, match="own"):
         with Ranks(0, 2).together():
             raise ValueError("own")
+
+
+def test_an_unreadable_row_is_not_put_down_to_a_limit_nor_told_twice():
+    task = SimpleNamespace(metadata=SimpleNamespace(name="MMEB_CIRR"), is_aggregate=False)
+    scoring = SimpleNamespace(_checks_of=lambda task: Checks(), limit=3)
+    told = ValueError("row 3")
+    told.is_told = True
+    for error in (ValueError("MMEB_CIRR, query 7: not a picture"), told, OtherProcessFailedError("Process 1 failed")):
+        with pytest.raises(type(error)) as caught, run._Run._explained(scoring, task):
+            raise error
+        assert caught.value is error
+    with pytest.raises(ValueError, match="MMEB_CIRR: too few. With --limit 3"), run._Run._explained(scoring, task):
+        raise IndexError("too few")
 
 
 def test_several_processes_without_a_common_folder_are_refused(embedder, monkeypatch: pytest.MonkeyPatch):

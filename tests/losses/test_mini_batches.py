@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
+from sentence_transformers.base.losses.gradcache import RandContext
 from test_saha_loss import Uncached, assert_same, loss_and_gradients
 from tiny_embedder import copied, mixed_features, picture
 
 from saha_st.losses import SaHaLoss
 from saha_st.losses.mini_batches import FailedMiniBatch, MiniBatches, fill, take_rows, without_padding
+from saha_st.training.adapters import add_adapter
+from saha_st.training.config import AdapterConfig
 
 
 @pytest.mark.parametrize("num_tokens", [1, 7, 60, 64, 1000])
@@ -60,6 +64,76 @@ def test_some_rows_with_their_images_give_the_vectors_that_they_give_in_the_whol
     assert taken["attention_mask"].shape[1] == features["attention_mask"][rows].sum(dim=1).max()
 
 
+def mask_of(lengths: list[int]) -> torch.Tensor:
+    return (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+
+
+def test_videos_go_with_their_rows():
+    grid = torch.tensor([[2, 1, 1], [1, 2, 2], [3, 1, 1]])  # 2, 4 and 3 patches
+    features = {
+        "input_ids": torch.arange(20).reshape(4, 5),
+        "attention_mask": mask_of([5, 3, 4, 2]),
+        "num_videos_per_sample": torch.tensor([1, 0, 2, 0]),
+        "video_grid_thw": grid,
+        "pixel_values_videos": torch.arange(9.0)[:, None],
+        "second_per_grid_ts": torch.tensor([0.5, 1.0, 2.0]),
+    }
+    taken = take_rows(features, [1, 2])
+    assert taken["pixel_values_videos"].flatten().tolist() == [2, 3, 4, 5, 6, 7, 8]
+    assert taken["video_grid_thw"].tolist() == grid[1:].tolist()
+    assert taken["second_per_grid_ts"].tolist() == [1.0, 2.0] and taken["num_videos_per_sample"].tolist() == [0, 2]
+    assert taken["input_ids"].tolist() == features["input_ids"][1:3, :4].tolist()
+    assert take_rows(features, [0, 3])["pixel_values_videos"].flatten().tolist() == [0, 1]
+    without = take_rows(features, [1, 3])
+    assert "pixel_values_videos" not in without and "video_grid_thw" not in without
+
+
+def test_pictures_numbered_through_go_with_their_rows():
+    pixels = torch.arange(4.0)[:, None, None, None].expand(4, 3, 2, 2)  # LLaVA: (images, 3, height, width)
+    features = {
+        "input_ids": torch.arange(12).reshape(4, 3),
+        "attention_mask": mask_of([3, 3, 3, 3]),
+        "num_images_per_sample": torch.tensor([1, 0, 2, 1]),
+        "pixel_values": pixels,
+        "image_sizes": torch.arange(8).reshape(4, 2),
+    }
+    for rows, images in (([0, 2], [0, 1, 2]), ([2, 3], [1, 2, 3]), ([0, 3], [0, 3]), ([0, 1, 2, 3], [0, 1, 2, 3])):
+        taken = take_rows(features, rows)
+        assert torch.equal(taken["pixel_values"], pixels[images])
+        assert torch.equal(taken["image_sizes"], features["image_sizes"][images])
+        assert torch.equal(taken["input_ids"], features["input_ids"][rows])
+    assert not {"pixel_values", "image_sizes"} & set(take_rows(features, [1]))
+
+
+def test_pictures_padded_for_each_row_go_with_their_rows():
+    pixels = torch.arange(4.0 * 2).reshape(4, 2, 1, 1, 1).expand(4, 2, 3, 2, 2)  # SmolVLM: (rows, images, 3, h, w)
+    features = {
+        "input_ids": torch.arange(12).reshape(4, 3),
+        "attention_mask": mask_of([3, 3, 3, 3]),
+        "num_images_per_sample": torch.tensor([1, 0, 2, 1]),  # in all as many as rows, which must not mislead
+        "pixel_values": pixels,
+        "pixel_attention_mask": torch.arange(4 * 2 * 4).reshape(4, 2, 2, 2),
+    }
+    for rows in ([0, 2], [1], [1, 2, 3], [0, 1, 2, 3]):
+        taken = take_rows(features, rows)
+        assert torch.equal(taken["pixel_values"], pixels[rows])
+        assert torch.equal(taken["pixel_attention_mask"], features["pixel_attention_mask"][rows])
+
+
+@pytest.mark.parametrize(
+    "media",
+    [
+        {"pixel_values": torch.zeros(5, 3, 2, 2)},
+        {"pixel_values": torch.zeros(6, 4), "image_grid_thw": torch.ones(6, 3).long()},
+    ],
+)
+def test_pictures_of_which_nothing_says_whose_they_are_are_refused(media):
+    features = {"input_ids": torch.zeros(3, 2), "attention_mask": torch.ones(3, 2)} | media
+    with pytest.raises(ValueError, match="nothing says which"):
+        take_rows(features, [0, 2])
+    assert take_rows(features, [0, 1, 2])["pixel_values"] is media["pixel_values"]
+
+
 def test_padding_that_all_rows_have_is_left_out_on_either_side():
     mask = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 1, 0]])
     ids = torch.arange(10).reshape(2, 5)
@@ -98,6 +172,58 @@ def test_a_row_longer_than_the_tokens_is_embedded_alone_and_said_once(model, cap
         loss(mixed_features(model), None)
     (message,) = [record.getMessage() for record in caplog.records if "mini_batch_num_tokens" in record.getMessage()]
     assert "more than mini_batch_num_tokens=10" in message and "max_seq_length" in message
+
+
+def test_the_dropout_of_an_adapter_is_the_same_in_both_passes_and_with_the_same_seed(model):
+    add_adapter(model, AdapterConfig(r=2, lora_dropout=0.5, target_modules=("q_proj", "v_proj")))
+    features = mixed_features(model)
+    loss = SaHaLoss(model, mini_batch_num_tokens=40, mask_duplicates=False)
+    vectors = []
+    model.register_forward_hook(lambda module, inputs, output: vectors.append(output["sentence_embedding"].detach()))
+
+    def run(seed: int) -> tuple[float, dict[str, torch.Tensor]]:
+        torch.manual_seed(seed)
+        model.zero_grad()
+        value = loss(copied(features), None)
+        value.backward()
+        return value.item(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    # B starts at zero, so that nothing would depend on the dropout but its gradient.
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    (value, gradients), (again, gradients_again), (other, _) = run(0), run(0), run(1)
+    first, second = vectors[: len(vectors) // 6], vectors[len(vectors) // 6 : len(vectors) // 3]
+    assert len(first) > 2 and all(map(torch.equal, first, second))  # without gradients, and with them
+    assert math.isfinite(value) and value == again != other
+    assert gradients and all("lora" in name for name in gradients)
+    assert all(gradient.isfinite().all() for gradient in gradients.values())
+    assert sum(gradient.abs().sum() for gradient in gradients.values()) > 0
+    assert all(torch.equal(gradient, gradients_again[name]) for name, gradient in gradients.items())
+
+
+@pytest.mark.parametrize("ranges", [[(0, 2)], [(0, 1)], [(0, 1), (1, 2)], [(1, 2), (0, 1), (2, 3)]])
+def test_mini_batches_counted_otherwise_than_dealt_out_are_refused(model, ranges):
+    loss = SaHaLoss(model, mini_batch_num_tokens=60)
+    column = loss._dealt_out(mixed_features(model)[0])
+    assert len(column["dealt_out"].rows) == 3
+    with pytest.raises(RuntimeError, match="3 mini-batches were dealt out by tokens, but Sentence Transformers"):
+        loss.embed_minibatch_iter(column, with_grad=False, copy_random_state=False, ranges=ranges)
+    assert len(list(loss.embed_minibatch_iter(column, with_grad=False, copy_random_state=False))) == 3
+    # Under DDP a single one is embedded a third time.
+    ((_, state),) = loss.embed_minibatch_iter(
+        column, with_grad=False, copy_random_state=True, random_states=[RandContext()], ranges=[(2, 3)]
+    )
+    assert state is not None
+
+
+def test_given_both_the_tokens_decide_what_is_embedded_and_the_rows_how_scores_are_computed(model, monkeypatch):
+    loss = SaHaLoss(model, mini_batch_size=3, mini_batch_num_tokens=4096, mask_duplicates=False)
+    embedded, scored = [], []
+    model.register_forward_pre_hook(lambda module, inputs: embedded.append(len(inputs[0]["attention_mask"])))
+    monkeypatch.setattr(loss, "_observe", lambda cosines, masked, own: scored.append(len(own)))
+    loss(mixed_features(model), None)
+    assert embedded == [4, 4] and scored == [3, 1]
 
 
 @pytest.mark.parametrize("options", [{"mini_batch_num_tokens": 60}, {"mini_batch_size": 2}])

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.slow
 
 # Row 2's document is row 0's again, on the other rank; rows 1 and 3 share an anchor across ranks.
 LABELS = torch.tensor([[0, 0, 10], [0, 1, 11], [1, 2, 10], [1, 1, 13]])
-OPTIONS = {"mini_batch_size": 1, "false_negative_margin": 0.3}
+OPTIONS = {
+    "masked": {"mini_batch_size": 1, "false_negative_margin": 0.3},
+    "plain": {"mini_batch_size": 2, "mask_duplicates": False},
+    "tokens": {"mini_batch_num_tokens": 64, "false_negative_margin": 0.3},
+}
 
 
 def three_columns(model: SentenceTransformer, rows: slice) -> list[dict]:
@@ -37,14 +41,18 @@ def gradients_of(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def contrast(rank: int, model: SentenceTransformer, folder: Path) -> None:
     """Loss, gradients and metrics of this rank's half of the rows."""
     wrapped = DistributedDataParallel(model, find_unused_parameters=True)
-    for name, options in {"masked": OPTIONS, "plain": {"mini_batch_size": 2, "mask_duplicates": False}}.items():
+    for name, options in OPTIONS.items():
         loss = SaHaLoss(model, gather_across_devices=True, **options)
         loss.model = wrapped
         rows = slice(2 * rank, 2 * rank + 2)
         wrapped.zero_grad()
+        forwards = []
+        handle = wrapped.register_forward_pre_hook(lambda *args, forwards=forwards: forwards.append(1))
         value = loss(three_columns(model, rows), LABELS[rows])
         value.backward()
+        handle.remove()
         result = {"loss": value.detach(), "gradients": gradients_of(wrapped), "metrics": loss.pop_metrics()}
+        result["forwards"] = len(forwards)
         torch.save(result, folder / f"{name}-{rank}.pt")
 
 
@@ -92,18 +100,18 @@ def both(folder: Path, name: str) -> list[dict]:
     return [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", ["masked", "plain"])
+@pytest.mark.parametrize("name", list(OPTIONS))
 def test_two_ranks_equal_one_process_on_the_whole_batch(two_ranks: Path, model, name: str):
-    options = OPTIONS if name == "masked" else {"mask_duplicates": False}
-    loss = SaHaLoss(model, **options)
+    loss = SaHaLoss(model, **OPTIONS[name] | {"mini_batch_size": 1, "mini_batch_num_tokens": None})
     value = loss(three_columns(model, slice(None)), LABELS)
     value.backward()
     expected = gradients_of(model)
     metrics = loss.pop_metrics()
-    assert (metrics["masked_share"] > 0) == (name == "masked")
+    assert (metrics["masked_share"] > 0) == (name != "plain")
     assert sum(gradient.abs().sum() for gradient in expected.values()) > 0.1
 
     ranks = both(two_ranks, name)
+    assert (ranks[0]["forwards"] != ranks[1]["forwards"]) == (name == "tokens")
     assert ranks[0]["loss"].item() != pytest.approx(ranks[1]["loss"].item(), rel=1e-3)
     assert torch.stack([rank["loss"] for rank in ranks]).mean().item() == pytest.approx(value.item(), rel=1e-5)
     for metric, expected_value in metrics.items():

@@ -8,6 +8,7 @@ import saha_st.mining
 from saha_st.mining import build, build_clusters
 from saha_st.mining.build import find_clusters
 from saha_st.mining.clusters import assign_clusters
+from saha_st.ranks import Ranks
 
 
 def embeddings(rows=120, documents=90, dim=16, seed=0):
@@ -99,6 +100,20 @@ def test_rows_that_join_a_cluster_before_their_turn_are_not_searched(options, ba
     for result in results.values():
         assert plain(result.clusters) == plain(expected.clusters)
         assert result.counts == expected.counts
+
+
+def test_the_other_processes_are_told_of_the_end_if_there_is_no_room_for_the_lists(monkeypatch):
+    monkeypatch.setattr(Ranks, "_exchange", lambda self, value: [value, None])
+    shared = []
+    monkeypatch.setattr(Ranks, "share_array", lambda self, rows: shared.append(len(rows)))
+
+    def room(self, output_folder):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(build.NeighbourSearch, "room", room)
+    with pytest.raises(OSError, match="No space left"):
+        find_clusters(*embeddings(), num_negatives=3, ranks=Ranks(0, 2))
+    assert shared == [0]
 
 
 def test_the_rule_reads_lists_from_files(tmp_path):

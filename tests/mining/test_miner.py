@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
+from socket import gethostname
 
 import numpy as np
 import pytest
@@ -147,6 +151,23 @@ def test_lists_beyond_the_memory_are_on_the_disk_while_they_are_needed(embedder,
     mined = find_saha_clusters(captions(), embedder, num_negatives=3, cache_folder=tmp_path, **QUIET)
     np.testing.assert_array_equal(mined.labels, expected.labels)
     assert folders[0].startswith(str(tmp_path)) and not list(tmp_path.glob("neighbours-*"))
+
+
+def test_lists_that_a_killed_process_has_left_are_removed_and_those_of_others_are_not(tmp_path, monkeypatch):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    here, beside = f"@{gethostname()}~", f"@x-{gethostname()}~"
+    theirs = [f"neighbours-{os.getppid()}{here}a", f"neighbours-{dead.pid}{beside}b", "neighbours-7", "vectors"]
+    for name in [*theirs, f"neighbours-{dead.pid}{here}c"]:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "neighbours.npy").touch()
+    with miner._room_for_lists(tmp_path, rows=10, pool=2):
+        assert len(list(tmp_path.iterdir())) == 5  # nothing is made or looked for if there is room
+    monkeypatch.setattr(miner, "IN_MEMORY", 100)
+    with miner._room_for_lists(tmp_path, rows=10, pool=2) as room:
+        assert {path.name for path in tmp_path.iterdir()} == {*theirs, Path(room).name}
+        assert Path(room).name.startswith(f"neighbours-{os.getpid()}{here}")
+    assert {path.name for path in tmp_path.iterdir()} == set(theirs)
 
 
 def test_faiss_finds_the_same_clusters(embedder):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import distributed
 
+from saha_st import heartbeat
 from saha_st.mining import build, exact, neighbours
 from saha_st.mining.build import find_clusters
 from saha_st.mining.neighbours import top_k
@@ -53,6 +54,7 @@ def worker(rank: int, count: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo")
     ranks = Ranks.current()
+    heartbeat.announce_failure = lambda error: True  # as if one ran: who fails waits for the others
     for case in CASES:
         found = search(case, ranks)
         if rank == 0:

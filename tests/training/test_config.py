@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from saha_st.losses.saha import MINI_BATCH_NUM_TOKENS
+from saha_st.training import config as config_module
 from saha_st.training.config import AdapterConfig, MiningConfig, RunConfig, recipe_names
-from saha_st.training.run import training_arguments
+from saha_st.training.run import accumulation_warning, training_arguments
 
 
 def test_a_config_survives_a_round_trip(run_dict):
@@ -79,6 +81,12 @@ def test_checkpointing_is_not_reentrant_and_the_users_word_wins(run_dict):
     assert args.router_mapping["anchor"] == "query" and not args.bf16
 
 
+def test_that_accumulation_adds_no_negatives_is_for_the_caller_to_say(run_dict, caplog):
+    run_dict["training"] |= {"gradient_accumulation_steps": 2}
+    args = training_arguments(RunConfig.from_dict(run_dict))  # preflight says it in its report, train in the log
+    assert caplog.messages == [] and "adds gradients, not negatives" in accumulation_warning(args)
+
+
 @pytest.mark.parametrize(("content", "error"), [("a: [", ValueError), ("- a", ValueError), (None, FileNotFoundError)])
 def test_a_file_that_is_no_config_is_refused(tmp_path, content, error):
     path = tmp_path / "run.yaml"
@@ -86,3 +94,18 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, error):
         path.write_text(content)
     with pytest.raises(error, match="run.yaml"):
         RunConfig.from_file(path)
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(None, None), (1024, None), (4096, None), (8192, 8192)])
+def test_the_default_mini_batch_holds_the_longest_row(run_dict, longest, expected):
+    assert config_module._MINI_BATCH_NUM_TOKENS == MINI_BATCH_NUM_TOKENS  # what None stands for
+    config = RunConfig.from_dict(run_dict | {"max_seq_length": longest, "loss": {}})
+    assert config.loss.mini_batch_num_tokens == expected
+    assert RunConfig.from_dict(config.to_dict()) == config
+    by_rows = RunConfig.from_dict(run_dict | {"max_seq_length": longest, "loss": {"mini_batch_size": 2}})
+    assert by_rows.loss.mini_batch_num_tokens is None
+
+
+def test_a_mini_batch_that_does_not_hold_the_longest_row_is_refused(run_dict):
+    with pytest.raises(ValueError, match="mini_batch_num_tokens=4096 is less than .* max_seq_length=8192"):
+        RunConfig.from_dict(run_dict | {"max_seq_length": 8192, "loss": {"mini_batch_num_tokens": 4096}})

@@ -26,6 +26,7 @@ from saha_st.modules.merging import has_adapter, merge_adapter
 from saha_st.training import AdapterConfig, RunConfig, train
 from saha_st.training.adapters import add_adapter, freeze_vision
 from saha_st.training.checkpoints import last_whole_checkpoint
+from saha_st.training.errors import MemoryFullError
 from saha_st.training.run import save_verified
 
 PROBES = ["number 7", {"image": Image.new("RGB", (32, 32), "red"), "text": "Which?"}]
@@ -305,7 +306,7 @@ def test_out_of_memory_in_training_names_the_rows_of_the_source_and_what_to_lowe
         return plain(self, features, **kwargs)
 
     monkeypatch.setattr(Transformer, "forward", forward)
-    with pytest.raises(torch.OutOfMemoryError) as caught:
+    with pytest.raises(MemoryFullError) as caught:
         train(RunConfig.from_dict(run_dict), show_progress_bar=False)
     message = str(caught.value)
     assert "a mini-batch of 4 rows" in message and "column 'anchor' of pairs: rows " in message

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from saha_st.data.cells import cell_parts
 from saha_st.encoding import DistinctInputs
+from saha_st.modules.token_counts import tokens_of_pictures
 from saha_st.training.out_of_memory import Sizes, image_sizes
 
 TASKS = {"anchor": "query", "positive": "document"}
@@ -150,27 +151,21 @@ class TokenCounter:
         return count, None
 
     def _count(self, cells: Sequence[Any]) -> list[int]:
+        if self._by_size is None and (first := next((cell for cell in cells if image_sizes(cell)), None)) is not None:
+            self._by_size = self._count_by_size([first]) == self._lengths([first])
+        return (self._count_by_size(cells) if self._by_size else None) or self._lengths(cells)
+
+    def _count_by_size(self, cells: Sequence[Any]) -> list[int] | None:
+        """Tokens with tiny pictures, and what the real ones have more; None if the processor does not tell."""
         sizes = [image_sizes(cell) for cell in cells]
-        if self._by_size is None and any(sizes):
-            first = next(cell for cell, found in zip(cells, sizes, strict=True) if found)
-            self._by_size = self._try_by_size(first)
-        if not self._by_size:
-            return self._lengths(cells)
+        tokens = tokens_of_pictures(
+            self.model[0].processor, [_TINY, *((height, width) for found in sizes for width, height in found)]
+        )
+        if tokens is None:
+            return None
+        tiny, more = tokens[0], iter(tokens[1:])
         lengths = self._lengths([_with_tiny_images(cell) for cell in cells])
-        tiny = self._tokens_of(_TINY)
-        extra = [sum(self._tokens_of(size) - tiny for size in found) for found in sizes]
-        return [length + more for length, more in zip(lengths, extra, strict=True)]
-
-    def _try_by_size(self, cell: Any) -> bool:
-        if not hasattr(self.model[0].processor, "_get_num_multimodal_tokens"):
-            return False
-        sizes = image_sizes(cell)
-        counted = self._lengths([_with_tiny_images(cell)])[0] - len(sizes) * self._tokens_of(_TINY)
-        return counted + sum(map(self._tokens_of, sizes)) == self._lengths([cell])[0]
-
-    def _tokens_of(self, size: tuple[int, int]) -> int:
-        width, height = size
-        return self.model[0].processor._get_num_multimodal_tokens(image_sizes=[(height, width)])["num_image_tokens"][0]
+        return [length + sum(next(more) - tiny for _ in found) for length, found in zip(lengths, sizes, strict=True)]
 
     def _lengths(self, cells: Sequence[Any]) -> list[int]:
         return self._render(cells, processing_kwargs=_UNTRUNCATED)["attention_mask"].sum(dim=1).tolist()

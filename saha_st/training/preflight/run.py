@@ -108,10 +108,11 @@ def _warnings(
             "model_kwargs: {dtype: float32}."
         )
     without = sum(not sizes for column in columns for sizes in column.images)
-    if config.train_vision and without and not args.ddp_find_unused_parameters:
+    # Unset, transformers takes it for true: a SentenceTransformer is no PreTrainedModel.
+    if config.train_vision and without and args.ddp_find_unused_parameters is False:
         warnings.append(
             f"The vision tower is trained, and {without:,} inputs have no image: with several processes, one whose "
-            "batch has none waits for ever. Set training.ddp_find_unused_parameters: true there, or train_vision: "
-            "false."
+            "last mini-batch has none waits for ever. Leave training.ddp_find_unused_parameters out, or set "
+            "train_vision: false."
         )
     return warnings

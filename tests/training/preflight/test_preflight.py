@@ -138,13 +138,20 @@ def test_a_sample_is_drawn_by_the_seed_and_keeps_the_row_numbers(uneven):
 
 def test_what_is_likely_to_go_wrong_is_said(uneven, caplog):
     uneven |= {"adapter": None, "train_vision": True, "model_kwargs": {"dtype": "bfloat16"}}
-    uneven["training"] |= {"gradient_accumulation_steps": 2}
+    uneven["training"] |= {"gradient_accumulation_steps": 2, "ddp_find_unused_parameters": False}
     with caplog.at_level(logging.ERROR):
         report = preflight(RunConfig.from_dict(uneven), run_steps=False, show_progress_bar=False)
     accumulation, bits, vision = report.warnings
     assert "adds gradients, not negatives" in accumulation and "kept in 16 bits" in bits
-    assert "16 inputs have no image" in vision and "ddp_find_unused_parameters" in vision
+    assert "16 inputs have no image" in vision and "whose last mini-batch has none" in vision
     assert all(f"Warning: {warning}" in report.to_text() for warning in report.warnings)
+
+
+@pytest.mark.parametrize("find_unused", [None, True])
+def test_a_trained_vision_tower_is_no_danger_where_ddp_looks_for_unused_parameters(uneven, find_unused):
+    uneven |= {"adapter": None, "train_vision": True}
+    uneven["training"] |= {"ddp_find_unused_parameters": find_unused}  # unset, the trainer takes it for true
+    assert preflight(RunConfig.from_dict(uneven), run_steps=False, show_progress_bar=False).warnings == []
 
 
 def test_a_config_that_cannot_work_is_refused_before_anything_is_loaded(uneven, monkeypatch):
@@ -183,6 +190,18 @@ def test_pictures_count_the_same_by_size_as_through_the_processor(embedder):
     assert counter._by_size is True
     counter._by_size = False
     assert counter(cells) == by_size and len({tokens for tokens, _ in by_size}) == 4
+
+
+def test_pictures_go_through_a_processor_that_does_not_tell_their_tokens_by_size(embedder, monkeypatch):
+    cells = [{"image": Image.new("RGB", (200, 90)), "text": "x"}, "x"]
+    expected = TokenCounter(embedder, "query")(cells)
+
+    def count(self, **options):
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(embedder[0].processor), "_get_num_multimodal_tokens", count)
+    counter = TokenCounter(embedder, "query")
+    assert counter(cells) == expected and counter._by_size is False
 
 
 def lengths(name: str, column: str, tokens: list[int], images: list | None = None) -> ColumnLengths:
