@@ -129,6 +129,18 @@ def test_what_breaks_in_a_processor_is_told_with_its_row_whatever_it_raises(embe
         list(Encoder(embedder, num_workers=workers).encode_windows(reader_of(cells), np.split(np.arange(4), 2)))
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_windows_side_by_side_give_the_vectors_of_one_after_another(embedder, monkeypatch, lanes):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: lanes)
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    cells, windows = [f"text {number}" for number in range(40)], np.split(np.arange(40), 8)
+    found = np.concatenate(list(Encoder(embedder, num_workers=0).encode_windows(reader_of(cells), windows)))
+    one_by_one = [Encoder(embedder)([cells[row] for row in window]) for window in windows]
+    np.testing.assert_array_equal(found, np.concatenate(one_by_one))
+    assert (lanes == 1 and not threads) or (set(threads[:-1]) == {1} and threads[-1] == lanes)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_row_that_cannot_be_read_is_named_wherever_it_was_read(embedder, workers, tmp_path):
     cells = ["fine"] * 30

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,7 +37,7 @@ BATCH_TOKENS = 8192
 """Tokens of a forward, padding included: enough to keep a GPU busy, and some GB of activations at most (7B, bf16)."""
 
 _WINDOW, _MEDIA_WINDOW = 512, 64  # inputs that are sorted together; pictures are held in memory meanwhile
-_MOST_WORKERS = 8
+_MOST_WORKERS, _MOST_LANES = 8, 4
 _TURNS = 16  # tokens that open and close the turns of a chat
 
 Batch = tuple[np.ndarray, dict[str, Any]]  # positions within the window, and features as arrays
@@ -133,8 +134,39 @@ class Encoder:
         Raises:
             ValueError: A row that cannot be read or encoded, by what `reader.place` calls it.
         """
-        for batches in self._ahead(_Windows(reader, windows, self._prepare)):
-            yield self._encode(batches, advance)
+        prepared = self._ahead(_Windows(reader, windows, self._prepare))
+        lanes = self._lanes(len(windows))
+        if lanes > 1:
+            yield from self._encode_in_lanes(prepared, lanes, advance)
+        else:
+            yield from (self._encode(batches, advance) for batches in prepared)
+
+    def _lanes(self, windows: int) -> int:
+        """How many windows to compute at a time: on a CPU as many as torch has threads, at most 4; on a GPU one."""
+        if self.model.device.type != "cpu" or not isinstance(self._prepare, _Prompted):
+            return 1
+        return max(1, min(torch.get_num_threads(), _MOST_LANES, windows - 1))
+
+    def _encode_in_lanes(
+        self, prepared: Iterator[list[Batch] | ValueError], lanes: int, advance: Callable[[int], object]
+    ) -> Iterator[np.ndarray]:
+        """Compute windows side by side, yield them in their order.
+
+        Threads that share a product of this size wait for each other most of the time; threads that have a batch each
+        do not.
+        """
+        threads, running = torch.get_num_threads(), deque()
+        yield self._encode(next(prepared), advance)  # alone: whether the prefix can be shared is tried on it
+        try:
+            with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,)) as pool:
+                for batches in prepared:
+                    running.append(pool.submit(self._encode, batches, advance))
+                    if len(running) > lanes:
+                        yield running.popleft().result()
+                while running:
+                    yield running.popleft().result()
+        finally:
+            torch.set_num_threads(threads)  # which the lanes have set for all
 
     def _ahead(self, windows: _Windows) -> Iterator[list[Batch] | ValueError]:
         """Prepare windows, in worker processes if that pays, some ahead of the one that is asked for."""
