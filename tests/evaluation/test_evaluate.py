@@ -106,7 +106,7 @@ def test_other_data_are_scored_anew_but_the_old_result_stays_until_then(embedder
     file.write_text(json.dumps(stored | {"dataset_revision": "of old"}))
     embedder.encode_query = None
     broken = Embedder(embedder, name="org/m", revision=encoder.mteb_model_meta.revision, **QUIET)
-    with pytest.raises(TypeError):
+    with pytest.raises(ValueError, match="MockSTSTask, input 0: TypeError"):
         evaluate(broken, [mock("MockSTSTask")], output_dir=tmp_path, **QUIET)
     assert json.loads(file.read_text())["dataset_revision"] == "of old"
     evaluate(encoder, [mock("MockSTSTask")], output_dir=tmp_path, **QUIET)
