@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,29 +82,12 @@ def peak_memory(call: Callable[[], Any]) -> tuple[int, Any]:
     """
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        result = call()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before, result
-    process, done = psutil.Process(), threading.Event()
-    before = peak = process.memory_info().rss
+    from saha_st.training.preflight.memory import PeakMemory
 
-    def watch() -> None:
-        nonlocal peak
-        while not done.wait(0.005):
-            peak = max(peak, process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    with PeakMemory("cuda" if torch.cuda.is_available() else "cpu") as peak:
         result = call()
-    finally:
-        done.set()
-        watcher.join()
-    return max(peak, process.memory_info().rss) - before, result
+        synchronize()
+    return peak.growth, result
 
 
 def machine() -> str:

@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from saha_st.token_budgets import BATCH_TOKENS
+
 
 def at_least_one(text: str) -> int:
     """Read a flag that counts something."""
@@ -36,7 +38,7 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch_size", type=at_least_one, help="most inputs per forward; as many as fit --batch_tokens if not given"
     )
     parser.add_argument(
-        "--batch_tokens", type=at_least_one, default=8192, help="most tokens per forward, padding counted"
+        "--batch_tokens", type=at_least_one, default=BATCH_TOKENS, help="most tokens per forward, padding counted"
     )
 
 

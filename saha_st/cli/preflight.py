@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
 from pathlib import Path
 
 from saha_st.cli.options import at_least_one
-from saha_st.cli.train import parse_training_arguments
+from saha_st.cli.train import read_config, with_training_arguments
+from saha_st.files import write_whole
 
 NAME = "preflight"
 HELP = "token histograms, longest rows, memory and time of a training run"
@@ -34,15 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, extra: list[str]) -> int:
     """Read the config, look at the run, print the report; 1 if the run would fail."""
     from saha_st.modules.sources import resolve_model
-    from saha_st.training.config import RunConfig
 
     output = args.output and Path(args.output)
     if output and output.suffix != ".json":
         raise ValueError(f"--output must end in .json, got {args.output!r}.")
-    overrides = {key: value for key in ("model", "output_dir") if (value := getattr(args, key))}
-    config = RunConfig.from_file(args.config, **overrides)  # what needs no torch is refused before it is imported
+    config = read_config(args)  # what needs no torch is refused before it is imported
     resolve_model(config.model)
-    config = replace(config, training={**config.training, **parse_training_arguments(extra)})
+    config = with_training_arguments(config, extra)
     from saha_st.training.preflight import preflight
 
     report = preflight(
@@ -51,5 +49,6 @@ def run(args: argparse.Namespace, extra: list[str]) -> int:
     print(report.to_text(longest=args.limit))
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf8")
+        text = json.dumps(report.to_dict(), indent=2) + "\n"
+        write_whole(output, lambda file: file.write(text.encode()))
     return 1 if report.problems else 0

@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from saha_st.ranks import Ranks
+
+if TYPE_CHECKING:
+    from saha_st.training.config import RunConfig
 
 NAME = "train"
 HELP = "train on mined clusters"
@@ -33,20 +36,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace, extra: list[str]) -> int:
     """Read the config, train, say where the model is."""
     from saha_st.modules.sources import resolve_model
-    from saha_st.training import RunConfig
     from saha_st.training.checkpoints import check_output_dir
 
-    overrides = {key: value for key in ("model", "output_dir") if (value := getattr(args, key))}
     with Ranks.current().together():  # all have looked at the folder before one of them writes there
-        config = RunConfig.from_file(args.config, **overrides)  # what needs no torch is refused before it is imported
+        config = read_config(args)  # what needs no torch is refused before it is imported
         check_output_dir(config, resume=args.resume)
         resolve_model(config.model)
-        config = replace(config, training={**config.training, **parse_training_arguments(extra)})
+        config = with_training_arguments(config, extra)
     from saha_st.training import train
 
     train(config, resume=args.resume, show_progress_bar=not args.quiet)
     print(f"Trained. Load it with SentenceTransformer({config.output_dir + '/final'!r}).")
     return 0
+
+
+def read_config(args: argparse.Namespace) -> RunConfig:
+    """Read the config or recipe, with ``--model`` and ``--output_dir`` in place of its own."""
+    from saha_st.training.config import RunConfig
+
+    overrides = {key: value for key in ("model", "output_dir") if (value := getattr(args, key))}
+    return RunConfig.from_file(args.config, **overrides)
+
+
+def with_training_arguments(config: RunConfig, extra: list[str]) -> RunConfig:
+    """Let arguments of the stock trainer win over the config's; see `parse_training_arguments`."""
+    return replace(config, training={**config.training, **parse_training_arguments(extra)})
 
 
 def parse_training_arguments(extra: list[str]) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from saha_st.lazy import lazy_names
 
 _HOMES = {
-    "BATCH_TOKENS": "engine",
     "DistinctInputs": "columns",
     "EncodedColumn": "columns",
     "Encoder": "engine",

@@ -129,15 +129,8 @@ def encode_column(
         len(distinct),
         int((~store.contains(distinct.keys)).sum()),
     )
-    encode_distinct(
-        distinct,
-        store,
-        lambda windows, advance: _finite(windows, encoder.encode_windows(reader, windows, advance), reader),
-        window=encoder.window(reader),
-        title=f"Encode {column}",
-        show_progress_bar=show_progress_bar,
-        ranks=ranks,
-    )
+    title = f"Encode {column}"
+    _encode_finite(distinct, store, encoder, reader, title=title, show_progress_bar=show_progress_bar, ranks=ranks)
     with (ranks or Ranks()).first():  # which may have to join the vectors in a file
         return EncodedColumn(store.get(distinct.keys), distinct)
 
@@ -178,16 +171,7 @@ def encode_iterable(
             reader = RowReader(
                 lambda rows, cells=cells: [cells[row] for row in rows], lambda row, at=first: f"Input {at + row}"
             )
-            encode_distinct(
-                distinct,
-                store,
-                lambda windows, advance, reader=reader: _finite(
-                    windows, encoder.encode_windows(reader, windows, advance), reader
-                ),
-                window=encoder.window(reader),
-                title="Encode",
-                show_progress_bar=False,
-            )
+            _encode_finite(distinct, store, encoder, reader, title="Encode", show_progress_bar=False)
             yield store.get(distinct.keys)[distinct.index_of_row]
             bar.update(len(cells))
             first += len(cells)
@@ -239,6 +223,17 @@ def encode_distinct(
     if ranks.count > 1:
         with ranks.together():
             _take_up(store, distinct.keys[missing])
+
+
+def _encode_finite(
+    distinct: DistinctInputs, store: VectorStore, encoder: Encoder, reader: RowReader, **options: Any
+) -> None:
+    """`encode_distinct` by an encoder, which refuses vectors that are not finite."""
+
+    def encode(windows: Sequence[np.ndarray], advance: Callable[[int], object]) -> Iterator[np.ndarray]:
+        return _finite(windows, encoder.encode_windows(reader, windows, advance), reader)
+
+    encode_distinct(distinct, store, encode, window=encoder.window(reader), **options)
 
 
 def _take_up(store: VectorStore, keys: np.ndarray) -> None:

@@ -7,7 +7,6 @@ its window alone, not on the number of workers or processes, so vectors are the 
 
 from __future__ import annotations
 
-import logging
 import multiprocessing
 import os
 import threading
@@ -30,11 +29,7 @@ from saha_st.encoding.fingerprints import Task
 from saha_st.modules.inputs import canonical_inputs
 from saha_st.modules.token_counts import count_tokens
 from saha_st.modules.transformer import HierarchicalPromptTransformer
-
-logger = logging.getLogger(__name__)
-
-BATCH_TOKENS = 8192
-"""Tokens of a forward, padding included: enough to keep a GPU busy, and some GB of activations at most (7B, bf16)."""
+from saha_st.token_budgets import BATCH_TOKENS, deal_out
 
 _WINDOW, _MEDIA_WINDOW = 512, 64  # inputs that are sorted together; pictures are held in memory meanwhile
 _MOST_WORKERS, _MOST_LANES = 8, 4
@@ -279,20 +274,13 @@ class _Prompted:
     def __call__(self, inputs: list[Any]) -> list[Batch]:
         inputs = canonical_inputs(inputs, supported=self.module.modalities)
         return [
-            (positions, _as_arrays(self._features([inputs[position] for position in positions])))
-            for positions in self._batches(count_tokens(self.module, inputs) + self._frame)
+            (np.array(positions), _as_arrays(self._features([inputs[position] for position in positions])))
+            for positions in deal_out(self._lengths(inputs), self.batch_tokens, most_rows=self.batch_size)
         ]
 
-    def _batches(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
-        """Positions of each batch, the longest inputs first: what does not fit into memory fails at once."""
-        if (limit := self.module.max_seq_length) is not None:
-            lengths = np.minimum(lengths, limit)
-        order, start = np.argsort(-lengths, kind="stable"), 0
-        while start < len(order):
-            rows = max(1, self.batch_tokens // int(lengths[order[start]]))
-            stop = start + min(rows, self.batch_size or rows)
-            yield order[start:stop]
-            start = stop
+    def _lengths(self, inputs: list[Any]) -> list[int]:
+        lengths, limit = count_tokens(self.module, inputs) + self._frame, self.module.max_seq_length
+        return (lengths if limit is None else np.minimum(lengths, limit)).tolist()
 
     @cached_property
     def _frame(self) -> int:

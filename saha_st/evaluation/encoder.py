@@ -19,7 +19,6 @@ from mteb.types import PromptType
 from sentence_transformers import SentenceTransformer
 
 from saha_st.encoding import (
-    BATCH_TOKENS,
     DistinctInputs,
     Encoder,
     RowReader,
@@ -36,6 +35,7 @@ from saha_st.evaluation.mmeb import UNDEFINED
 from saha_st.modules.sources import folder_name
 from saha_st.prompts import HierarchicalPrompt
 from saha_st.ranks import Ranks
+from saha_st.token_budgets import BATCH_TOKENS
 
 _MODALITIES = ("image", "text")
 _OF_MTEB = (ScoringFunction.COSINE, ScoringFunction.DOT_PRODUCT)  # others, the model itself computes
@@ -86,10 +86,7 @@ class Embedder(AbsEncoder):
         self.model_prompts = dict(model.prompts or {})
         self._weights = weights_digest(model)
         revision = revision or results_revision(model, weights=self._weights)
-        if len(set(found := self._ranks.gather(revision))) > 1:
-            raise ValueError(
-                f"model: the processes have loaded different ones, whose vectors cannot be shared: {found}."
-            )
+        self._ranks.require_same("model", revision)
         self.mteb_model_meta = _model_meta(model, name or model_name_of(model), revision)
         self.vectors_of: dict[str, dict[str, SubsetCheck]] = {}
         self._cache_folder, self._batch_tokens = cache_folder, batch_tokens

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saha_st.token_budgets import deal_out
+
 Features = dict[str, Any]
 
 _GRIDS = {
@@ -100,13 +102,7 @@ def fill(lengths: list[int], num_tokens: int) -> list[list[int]]:
     Returns:
         The rows of each mini-batch, ascending; as many as fit, and at least one.
     """
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])  # stable
-    mini_batches, begin = [], 0
-    while begin < len(order):
-        end = begin + max(1, num_tokens // max(lengths[order[begin]], 1))
-        mini_batches.append(sorted(order[begin:end]))
-        begin = end
-    return mini_batches
+    return [sorted(rows) for rows in deal_out(lengths, num_tokens)]
 
 
 def take_rows(features: Features, rows: Sequence[int]) -> Features:

@@ -29,10 +29,7 @@ from saha_st.losses.mini_batches import (
     check_mini_batches,
     take_rows,
 )
-
-MINI_BATCH_NUM_TOKENS = 4096
-"""Tokens of a mini-batch unless another size is given: what the paper's four rows of 1,024 tokens take at most, so as
-much memory, in fewer forward passes where rows are shorter."""
+from saha_st.token_budgets import MINI_BATCH_NUM_TOKENS
 
 _SCORE_ROWS = 32
 

@@ -30,7 +30,6 @@ from datasets import Dataset, List, Value, concatenate_datasets
 from sentence_transformers import SentenceTransformer
 
 from saha_st.encoding import (
-    BATCH_TOKENS,
     IN_MEMORY,
     DistinctInputs,
     EncodedColumn,
@@ -45,6 +44,7 @@ from saha_st.mining.checks import check_document_of_row, check_options
 from saha_st.mining.clusters import ClusterAssignment, pool_size
 from saha_st.mining.neighbours import import_faiss
 from saha_st.ranks import Ranks
+from saha_st.token_budgets import BATCH_TOKENS
 
 logger = logging.getLogger(__name__)
 

@@ -17,8 +17,7 @@ from typing import Any, Literal
 import yaml
 
 from saha_st.prompts import HierarchicalPrompt
-
-_MINI_BATCH_NUM_TOKENS = 4096  # of `saha_st.losses.saha`, whose import takes seconds
+from saha_st.token_budgets import BATCH_TOKENS, MINI_BATCH_NUM_TOKENS
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class MiningConfig:
     max_owner_similarity: float | None = None
     relative_margin: float | None = None
     batch_size: int | None = None
-    batch_tokens: int = 8192
+    batch_tokens: int = BATCH_TOKENS
     cache_folder: str | None = None
 
 
@@ -174,7 +173,7 @@ class RunConfig:
                 "Set adapter: null to train weights, or train_vision: false."
             )
         longest, budget = self.max_seq_length, self.loss.mini_batch_num_tokens
-        if self.loss.mini_batch_size is None and budget is None and (longest or 0) > _MINI_BATCH_NUM_TOKENS:
+        if self.loss.mini_batch_size is None and budget is None and (longest or 0) > MINI_BATCH_NUM_TOKENS:
             object.__setattr__(self, "loss", replace(self.loss, mini_batch_num_tokens=longest))
         if budget is not None and longest is not None and budget < longest:
             raise ValueError(

@@ -14,6 +14,7 @@ from datasets import Dataset
 from saha_st.data.cells import cell_parts
 from saha_st.losses.mini_batches import FailedMiniBatch
 from saha_st.mining.miner import LABEL
+from saha_st.token_budgets import MINI_BATCH_NUM_TOKENS
 from saha_st.training.config import RunConfig
 
 Sizes = tuple[tuple[int, int], ...]
@@ -56,7 +57,8 @@ def remedies(config: RunConfig) -> str:
     if loss.mini_batch_size is not None and loss.mini_batch_num_tokens is None:
         settings.append(f"loss.mini_batch_size (now {loss.mini_batch_size}; or fill by loss.mini_batch_num_tokens)")
     else:
-        settings.append(f"loss.mini_batch_num_tokens (now {loss.mini_batch_num_tokens or 'the default, 4096'})")
+        budget = loss.mini_batch_num_tokens or f"the default, {MINI_BATCH_NUM_TOKENS}"
+        settings.append(f"loss.mini_batch_num_tokens (now {budget})")
     settings.append(f"image_tokens (now {_shown(config.image_tokens)})")
     settings.append(f"max_seq_length (now {_shown(config.max_seq_length)})")
     checkpointing = "" if config.training.get("gradient_checkpointing") else ", or set gradient_checkpointing: true"

@@ -98,7 +98,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, error):
 
 @pytest.mark.parametrize(("longest", "expected"), [(None, None), (1024, None), (4096, None), (8192, 8192)])
 def test_the_default_mini_batch_holds_the_longest_row(run_dict, longest, expected):
-    assert config_module._MINI_BATCH_NUM_TOKENS == MINI_BATCH_NUM_TOKENS  # what None stands for
+    assert config_module.MINI_BATCH_NUM_TOKENS == MINI_BATCH_NUM_TOKENS  # what None stands for
     config = RunConfig.from_dict(run_dict | {"max_seq_length": longest, "loss": {}})
     assert config.loss.mini_batch_num_tokens == expected
     assert RunConfig.from_dict(config.to_dict()) == config
