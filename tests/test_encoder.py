@@ -18,6 +18,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 from saha_st.encoding import Encoder, RowReader, columns, encode_column, encode_iterable, engine
+from saha_st.errors import MemoryFullError
 from saha_st.modules.inputs import canonical_inputs
 from saha_st.modules.token_counts import count_tokens
 
@@ -199,7 +200,7 @@ def test_what_runs_out_of_memory_says_what_to_lower(embedder, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(type(embedder[0].model), "forward", full)
-    with pytest.raises(torch.OutOfMemoryError, match="batch of 2 inputs of up to .* lower batch_tokens=8192"):
+    with pytest.raises(MemoryFullError, match="batch of 2 inputs of up to .* lower batch_tokens=8192"):
         Encoder(embedder)(["a", "b"])
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
+from saha_st.errors import MemoryFullError
 from saha_st.heartbeat import FAILED, LOST, SILENT_ROUNDS, End, Heartbeat, _end_process
-from saha_st.training.errors import MemoryFullError
 
 
 class Store(dict):

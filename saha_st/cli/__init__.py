@@ -12,11 +12,11 @@ from contextlib import contextmanager, redirect_stdout
 
 from saha_st import __version__
 from saha_st.cli import data, demo, encode, evaluate, mine, preflight, publish, quickstart, submission, train, verify
+from saha_st.errors import MemoryFullError
 from saha_st.heartbeat import LOST
 from saha_st.hub.errors import CheckFailedError
 from saha_st.launch import joined
 from saha_st.ranks import LostProcessError, OtherProcessFailedError, Ranks
-from saha_st.training.errors import MemoryFullError
 
 COMMANDS = (quickstart, encode, mine, preflight, train, evaluate, submission, publish, verify, demo, data)
 

@@ -26,6 +26,7 @@ from sentence_transformers.util import truncate_embeddings
 from torch.utils.data import DataLoader, Dataset
 
 from saha_st.encoding.fingerprints import Task
+from saha_st.errors import MemoryFullError
 from saha_st.modules.inputs import canonical_inputs
 from saha_st.modules.token_counts import count_tokens
 from saha_st.modules.transformer import HierarchicalPromptTransformer
@@ -236,7 +237,7 @@ class Encoder:
             vectors = self.model(_to_device(features, self.model.device), **options)["sentence_embedding"]
         except torch.OutOfMemoryError as error:
             rows, tokens = features["input_ids"].shape
-            raise torch.OutOfMemoryError(
+            raise MemoryFullError(
                 f"{error} It was a batch of {rows} inputs of up to {tokens} tokens: lower batch_tokens="
                 f"{self.batch_tokens}, or image_tokens or max_seq_length if it is a single input."
             ) from error

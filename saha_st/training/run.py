@@ -30,6 +30,7 @@ from transformers import PrinterCallback, TrainerCallback
 from saha_st.card.data import SaHaModelCardData
 from saha_st.card.recipe import publishable_recipe
 from saha_st.encoding import DistinctInputs
+from saha_st.errors import MemoryFullError
 from saha_st.losses import SaHaLoss
 from saha_st.mining.miner import MinedClusters, find_saha_clusters, label_pairs
 from saha_st.modules import load_embedder
@@ -47,7 +48,6 @@ from saha_st.training.adapters import (
 from saha_st.training.batches import RunBatchSampler, warn_of_leftovers
 from saha_st.training.checkpoints import last_whole_checkpoint, open_output_dir
 from saha_st.training.config import RunConfig
-from saha_st.training.errors import MemoryFullError
 from saha_st.training.evaluator import PairRetrievalEvaluator
 from saha_st.training.out_of_memory import explain_out_of_memory
 from saha_st.training.sources import PairSource, load_sources

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 import pytest
 
 from saha_st.cli import COMMANDS, _report, encode, main
+from saha_st.errors import MemoryFullError
 from saha_st.heartbeat import LOST
 from saha_st.launch import _check, _form_group
 from saha_st.ranks import LostProcessError, OtherProcessFailedError, Ranks
-from saha_st.training.errors import MemoryFullError
 
 
 @pytest.fixture

@@ -20,13 +20,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
+from saha_st.errors import MemoryFullError
 from saha_st.mining.miner import MinedClusters
 from saha_st.modules import load_embedder
 from saha_st.modules.merging import has_adapter, merge_adapter
 from saha_st.training import AdapterConfig, RunConfig, train
 from saha_st.training.adapters import add_adapter, freeze_vision
 from saha_st.training.checkpoints import last_whole_checkpoint
-from saha_st.training.errors import MemoryFullError
 from saha_st.training.run import save_verified
 
 PROBES = ["number 7", {"image": Image.new("RGB", (32, 32), "red"), "text": "Which?"}]
