@@ -24,7 +24,7 @@ from encoding import QWEN2_VL_2B, captions
 from measure import machine, table
 
 from saha_st import load_embedder
-from saha_st.encoding import encode_column
+from saha_st.encoding import IN_MEMORY, encode_column
 from saha_st.mining.build import find_clusters
 from saha_st.mining.clusters import assign_clusters
 from saha_st.mining.neighbours import top_k
@@ -181,7 +181,8 @@ def needs(shape: Shape, rows: int, rule_seconds: dict[int, float], options: argp
     block = min(rows, BLOCK)
     hours = rows * shape.pair() / speed / 3600
     search = 2.0 * rows * block * shape.hidden / search_speed / 3600  # of all rows: the most that it can be
-    vectors = 2 * rows * (4 * shape.hidden + 32) / 1e9
+    column = 4 * rows * shape.hidden  # bytes of the vectors of one of the two
+    vectors = 2 * (rows * (4 * shape.hidden + 32) + (column if column > IN_MEMORY else 0)) / 1e9
     lists = block * POOL * 8 / 1e9
     steps = (
         4 * rows * shape.pair(prompt=PROMPT_TOKENS) / speed / 3600

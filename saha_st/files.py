@@ -1,12 +1,17 @@
-"""Files that are there entirely or not at all, and folders that are new."""
+"""Files that are there entirely or not at all, folders that are new, and what killed processes leave behind."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from socket import gethostname
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_whole(path: Path, write: Callable[[Any], None]) -> None:
@@ -26,6 +31,41 @@ def write_whole(path: Path, write: Callable[[Any], None]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def map_new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Make an ``.npy`` file and map it to be written.
+
+    Its place on the disk is taken now: a disk that is full later, when a page is written, ends the process with a
+    signal instead of an error.
+
+    Raises:
+        OSError: There is no room for it; nothing is left behind.
+    """
+    import numpy as np
+
+    try:
+        array = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return array
+
+
+def name_of_own(name: str) -> str:
+    """Return a name for a temporary file or folder of this process, by which others see whether it still runs."""
+    return f"{name}-{os.getpid()}@{gethostname()}~{uuid4().hex[:8]}"
+
+
+def is_left_behind(name: str) -> bool:
+    """Tell whether a name is one by `name_of_own`, of a process of this machine that is no more."""
+    import psutil
+
+    owner = re.search(rf"-(\d+)@{re.escape(gethostname())}~", name)
+    return owner is not None and not psutil.pid_exists(int(owner[1]))
 
 
 def require_new_folder(output_dir: str | Path) -> Path:

@@ -10,7 +10,14 @@ from datetime import timedelta
 from typing import Any
 
 from saha_st.heartbeat import Heartbeat, Report
-from saha_st.ranks import PATIENCE, LostProcessError, OtherProcessFailedError, Ranks, control_group
+from saha_st.ranks import (
+    PATIENCE,
+    LostProcessError,
+    OtherProcessFailedError,
+    Ranks,
+    control_group,
+    forget_control_group,
+)
 
 ARRIVAL = timedelta(minutes=10)
 """How long the first process to be ready waits for the last: what starting Python and importing torch may take."""
@@ -139,3 +146,4 @@ def _destroy_group() -> None:
     from torch import distributed
 
     distributed.destroy_process_group()
+    forget_control_group()  # whose threads else live on while Python ends, and abort the process if they want its lock

@@ -249,6 +249,11 @@ def control_group() -> Any:
     return _group_beside(distributed.group.WORLD)
 
 
+def forget_control_group() -> None:
+    """Let go of the control group, after the process group is no more."""
+    _group_beside.cache_clear()
+
+
 @lru_cache(maxsize=1)
 def _group_beside(world: Any) -> Any:
     """Form the control group; a later default group is told from an earlier one by the argument."""

@@ -142,6 +142,21 @@ def test_windows_side_by_side_give_the_vectors_of_one_after_another(embedder, mo
     assert (lanes == 1 and not threads) or (set(threads[:-1]) == {1} and threads[-1] == lanes)
 
 
+@pytest.mark.parametrize("windows", [1, 2, 6])
+def test_every_batch_has_as_many_threads_however_many_windows_are_left(embedder, monkeypatch, windows):
+    before, found, forward = torch.get_num_threads(), set(), Encoder._forward
+    monkeypatch.setattr(
+        Encoder, "_forward", lambda self, features: found.add(torch.get_num_threads()) or forward(self, features)
+    )
+    cells = [f"text {number}" for number in range(24)]
+    torch.set_num_threads(2)
+    try:
+        list(Encoder(embedder, num_workers=0).encode_windows(reader_of(cells), np.split(np.arange(24), windows)))
+        assert found == {1} and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_row_that_cannot_be_read_is_named_wherever_it_was_read(embedder, workers, tmp_path):
     cells = ["fine"] * 30

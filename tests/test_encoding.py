@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from socket import gethostname
 
 import numpy as np
 import pytest
@@ -174,6 +175,24 @@ def test_a_full_disk_leaves_nothing_that_could_be_taken_for_whole(tmp_path, monk
     store.add(keys, vectors)
     np.testing.assert_array_equal(VectorStore(tmp_path, "model").get(keys[::-1]), vectors)
     assert not VectorStore(tmp_path, "other").contains(keys).any()
+
+
+def test_a_full_disk_is_an_error_and_what_killed_processes_left_goes(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "IN_MEMORY", 100)
+    keys = np.array([f"{number:032d}".encode() for number in range(50)], dtype="S32")
+    store = VectorStore(tmp_path, "m")
+    store.add(keys, np.ones((50, 4), dtype=np.float32))
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (store.folder / f"some.joined-{dead.pid}@{gethostname()}~1.part").touch()
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.get(keys)
+    assert not list(tmp_path.rglob("*.part")) and not list(tmp_path.rglob("*.joined.npy"))
 
 
 def test_vectors_that_exceed_the_memory_are_joined_on_the_disk_once(tmp_path, monkeypatch):

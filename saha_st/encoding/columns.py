@@ -169,7 +169,9 @@ def encode_iterable(
         while cells := list(itertools.islice(stream, SHARD_SIZE)):
             distinct = DistinctInputs.of_keys(cell_keys(cells, name=f"of the inputs from {first} on"))
             reader = RowReader(
-                lambda rows, cells=cells: [cells[row] for row in rows], lambda row, at=first: f"Input {at + row}"
+                lambda rows, cells=cells: [cells[row] for row in rows],
+                lambda row, at=first: f"Input {at + row}",
+                has_media=not all(isinstance(cell, str) for cell in cells),
             )
             _encode_finite(distinct, store, encoder, reader, title="Encode", show_progress_bar=False)
             yield store.get(distinct.keys)[distinct.index_of_row]
@@ -212,7 +214,7 @@ def encode_distinct(
             f"cache_folder: {ranks.count} processes exchange vectors through a folder that all of them see; name one."
         )
     # The first process decides for all: another may have looked later, when the store held more.
-    missing = ranks.share(np.flatnonzero(~store.contains(distinct.keys)) if ranks.is_main else None)
+    missing = ranks.share_array(np.flatnonzero(~store.contains(distinct.keys)) if ranks.is_main else None)
     window = min(window, SHARD_SIZE)
     parts = list(_chunks(missing, window))[ranks.rank :: ranks.count]
     total, show = sum(map(len, parts)), show_progress_bar and ranks.is_main and bool(parts)

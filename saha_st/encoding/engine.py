@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -131,37 +131,46 @@ class Encoder:
             ValueError: A row that cannot be read or encoded, by what `reader.place` calls it.
         """
         prepared = self._ahead(_Windows(reader, windows, self._prepare))
-        lanes = self._lanes(len(windows))
+        lanes = self._lanes()
         if lanes > 1:
             yield from self._encode_in_lanes(prepared, lanes, advance)
         else:
             yield from (self._encode(batches, advance) for batches in prepared)
 
-    def _lanes(self, windows: int) -> int:
-        """How many windows to compute at a time: on a CPU as many as torch has threads, at most 4; on a GPU one."""
+    def _lanes(self) -> int:
+        """How many batches to compute at a time: on a CPU as many as torch has threads, at most 4; on a GPU one."""
         if self.model.device.type != "cpu" or not isinstance(self._prepare, _Prompted):
             return 1
-        return max(1, min(torch.get_num_threads(), _MOST_LANES, windows - 1))
+        return min(torch.get_num_threads(), _MOST_LANES)
 
     def _encode_in_lanes(
         self, prepared: Iterator[list[Batch] | ValueError], lanes: int, advance: Callable[[int], object]
     ) -> Iterator[np.ndarray]:
-        """Compute windows side by side, yield them in their order.
+        """Compute batches side by side, yield windows in their order.
 
         Threads that share a product of this size wait for each other most of the time; threads that have a batch each
-        do not.
+        do not. Each batch has as many, however many there are: they round alike, then.
         """
         threads, running = torch.get_num_threads(), deque()
-        yield self._encode(next(prepared), advance)  # alone: whether the prefix can be shared is tried on it
+        pool = ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,))
+        self.model.eval()
         try:
-            with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(threads // lanes,)) as pool:
-                for batches in prepared:
-                    running.append(pool.submit(self._encode, batches, advance))
-                    if len(running) > lanes:
-                        yield running.popleft().result()
-                while running:
-                    yield running.popleft().result()
+            first = True
+            for window in prepared:
+                batches = _or_raise(window)
+                futures = []
+                for _, features in batches:
+                    futures.append(pool.submit(self._forward, features))
+                    if first:
+                        first = False
+                        futures[0].result()  # alone: whether the prefix can be shared is tried on it
+                running.append((batches, (future.result() for future in futures)))
+                if len(running) > lanes:
+                    yield _in_order(*running.popleft(), advance)
+            while running:
+                yield _in_order(*running.popleft(), advance)
         finally:
+            pool.shutdown(cancel_futures=True)
             torch.set_num_threads(threads)  # which the lanes have set for all
 
     def _ahead(self, windows: _Windows) -> Iterator[list[Batch] | ValueError]:
@@ -213,21 +222,13 @@ class Encoder:
         prompts = self.model.prompts or {}
         return next((prompts[name] for name in (*names, self.model.default_prompt_name) if name in prompts), None)
 
-    @torch.inference_mode()
-    def _encode(self, batches: list[Batch] | ValueError, advance: Callable[[int], object] = lambda rows: None) -> Any:
+    def _encode(self, window: list[Batch] | ValueError, advance: Callable[[int], object] = lambda rows: None) -> Any:
         """The vectors of a window; shape (rows, dim)."""
-        if isinstance(batches, ValueError):
-            raise batches
+        batches = _or_raise(window)
         self.model.eval()
-        vectors = []
-        for positions, features in batches:
-            vectors.append(self._forward(features))
-            advance(len(positions))
-        found = torch.cat(vectors).float().cpu().numpy()  # once a window: until here the device need not be waited for
-        ordered = np.empty_like(found)
-        ordered[np.concatenate([positions for positions, _ in batches])] = found
-        return ordered
+        return _in_order(batches, (self._forward(features) for _, features in batches), advance)
 
+    @torch.inference_mode()
     def _forward(self, features: dict[str, Any]) -> torch.Tensor:
         """The vectors of a batch, shape (rows, dim), on the device of the model."""
         if "vectors" in features:
@@ -306,6 +307,24 @@ class _Plain:
     def __call__(self, inputs: list[Any]) -> list[Batch]:
         vectors = np.asarray(self.encode(inputs, **self.options), dtype=np.float32)
         return [(np.arange(len(inputs)), {"vectors": torch.from_numpy(vectors)})]
+
+
+def _or_raise(window: list[Batch] | ValueError) -> list[Batch]:
+    if isinstance(window, ValueError):
+        raise window
+    return window
+
+
+def _in_order(batches: list[Batch], vectors: Iterable[torch.Tensor], advance: Callable[[int], object]) -> np.ndarray:
+    """The vectors of a window's batches, each (rows, dim), in the order of its inputs; shape (inputs, dim)."""
+    found = []
+    for (positions, _), of_batch in zip(batches, vectors, strict=True):
+        found.append(of_batch)
+        advance(len(positions))
+    stacked = torch.cat(found).float().cpu().numpy()  # once a window: until here the device need not be waited for
+    ordered = np.empty_like(stacked)
+    ordered[np.concatenate([positions for positions, _ in batches])] = stacked
+    return ordered
 
 
 def _prepare_or_name(

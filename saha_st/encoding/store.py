@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from hashlib import blake2b
 from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
 from saha_st.data.keys import KEY_DTYPE
-from saha_st.files import write_whole
+from saha_st.files import is_left_behind, map_new_array, name_of_own, write_whole
 
 IN_MEMORY = 2**31
 """Bytes of vectors beyond which they are read from the disk."""
@@ -75,10 +74,20 @@ class VectorStore:
             return self._fill(np.empty(shape, dtype=np.float32), places)
         joined = self.folder / f"{blake2b(keys.tobytes(), digest_size=8).hexdigest()}.joined.npy"
         if not joined.exists():
-            part = joined.with_suffix(f".{uuid4().hex}.part")
-            self._fill(np.lib.format.open_memmap(part, "w+", np.float32, shape), places).flush()
-            part.rename(joined)
+            self._join(joined, shape, places)
         return np.load(joined, mmap_mode="r", allow_pickle=False)
+
+    def _join(self, joined: Path, shape: tuple[int, int], places: np.ndarray) -> None:
+        """Write vectors into a file, which is there entirely or not at all."""
+        for part in filter(lambda part: is_left_behind(part.name), self.folder.glob("*.part")):
+            part.unlink(missing_ok=True)
+        part = self.folder / f"{name_of_own(joined.stem)}.part"
+        try:
+            self._fill(map_new_array(part, np.float32, shape), places).flush()
+            part.rename(joined)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
 
     def _fill(self, vectors: np.ndarray, places: np.ndarray) -> np.ndarray:
         """Copy vectors shard by shard, each opened when it is its turn: a process may open a thousand files."""

@@ -52,8 +52,7 @@ class MiniBatches:
         Without an attention mask nobody knows the lengths: then ``rows_without_lengths`` rows are a mini-batch.
         """
         if "attention_mask" not in features:
-            rows = range(_count_rows(features))
-            return cls([list(rows[i : i + rows_without_lengths]) for i in rows[::rows_without_lengths]], [])
+            return cls(in_turn(_count_rows(features), rows_without_lengths), [])
         lengths = features["attention_mask"].sum(dim=1).tolist()
         return cls(fill(lengths, num_tokens), lengths)
 
@@ -103,6 +102,11 @@ def fill(lengths: list[int], num_tokens: int) -> list[list[int]]:
         The rows of each mini-batch, ascending; as many as fit, and at least one.
     """
     return [sorted(rows) for rows in deal_out(lengths, num_tokens)]
+
+
+def in_turn(rows: int, size: int) -> list[list[int]]:
+    """Deal rows out to mini-batches of a size, as they come."""
+    return [list(range(start, min(start + size, rows))) for start in range(0, rows, size)]
 
 
 def take_rows(features: Features, rows: Sequence[int]) -> Features:

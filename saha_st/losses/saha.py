@@ -27,6 +27,8 @@ from saha_st.losses.mini_batches import (
     Features,
     MiniBatches,
     check_mini_batches,
+    fill,
+    in_turn,
     take_rows,
 )
 from saha_st.token_budgets import MINI_BATCH_NUM_TOKENS
@@ -247,6 +249,12 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         known = None if labels is None else KnownPairs.of(labels.to(anchors.device))
         with torch.autocast(anchors.device.type, enabled=False):
             return self._contrast(_unit(anchors), _unit(torch.cat(columns)), known, first, with_backward)
+
+    def mini_batches(self, lengths: list[int]) -> list[list[int]]:
+        """Return the rows of each mini-batch into which a column of rows with so many tokens is divided."""
+        if self.mini_batch_num_tokens is not None:
+            return fill(lengths, self.mini_batch_num_tokens)
+        return in_turn(len(lengths), self.mini_batch_size)
 
     def pop_metrics(self) -> dict[str, Tensor]:
         """Averages over the rows trained on since the last call, on this process; empty if there were none.

@@ -142,8 +142,8 @@ class _Lists:
 
     def fill(self, rows: np.ndarray) -> None:
         """Searches for the lists of some rows."""
+        self._others_wait = False  # for rows: whatever fails from here on, fails in all
         self._search.ranks.share_array(rows)
-        self._others_wait = False  # for rows: if the search fails, it fails in all
         with self._search.ranks.together():
             self.neighbours[rows], self.scores[rows] = self._search(rows)
         self._others_wait = True

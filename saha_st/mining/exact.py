@@ -55,6 +55,7 @@ class ExactSearch:
             and float32 can hold the vectors' lengths.
 
     Attributes:
+        device: where it computes.
         searched_again: how many queries the check has sent to the exact product so far.
     """
 
@@ -70,7 +71,7 @@ class ExactSearch:
         streamed: bool | None = None,
         approximate_first: bool | None = None,
     ) -> None:
-        self._k, self._first, self._device = k, first_document, device
+        self._k, self._first, self.device = k, first_document, device
         if approximate_first is None:
             approximate_first = _is_worth_it(inverse_norms, candidates_for(k))
         self._approximate_first = approximate_first
@@ -91,7 +92,7 @@ class ExactSearch:
             Scores and documents, packed, best first; -inf where there are fewer than k documents. Shape (block, k),
             float64.
         """
-        left = on_grid(queries, inverse_norms, self._device)  # (block, dim)
+        left = on_grid(queries, inverse_norms, self.device)  # (block, dim)
         if not self._approximate_first:
             return self._scan(left, self._k)
         with full_float32():
@@ -108,7 +109,7 @@ class ExactSearch:
     def _scan(self, left: torch.Tensor, k: int) -> torch.Tensor:
         """The k greatest products with all documents, packed. In float64 they are exact."""
         left = left / GRID  # exact, and the products are steps as those of the documents are
-        best = torch.full((len(left), k), -torch.inf, dtype=torch.float64, device=self._device)
+        best = torch.full((len(left), k), -torch.inf, dtype=torch.float64, device=self.device)
         for start, right in self._documents.blocks(left.dtype):
             scores = self._scratch.take("scores", (len(left), len(right)), left.dtype)
             best = _with_block(best, torch.mm(left, right.T, out=scores), self._first + start)

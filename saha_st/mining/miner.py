@@ -11,19 +11,16 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
-from socket import gethostname
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, List, Value, concatenate_datasets
@@ -38,7 +35,7 @@ from saha_st.encoding import (
     vector_fingerprint,
     weights_digest,
 )
-from saha_st.files import write_whole
+from saha_st.files import is_left_behind, name_of_own, write_whole
 from saha_st.mining.build import find_clusters
 from saha_st.mining.checks import check_document_of_row, check_options
 from saha_st.mining.clusters import ClusterAssignment, pool_size
@@ -307,12 +304,10 @@ def _room_for_lists(cache_folder: str | os.PathLike[str] | None, rows: int, pool
     """
     if cache_folder is None or 8 * rows * pool <= IN_MEMORY:  # a document and a cosine each
         return nullcontext()
-    host = gethostname()
-    for folder in Path(cache_folder).iterdir():
-        left = re.fullmatch(rf"neighbours-(\d+)@{re.escape(host)}~.*", folder.name)
-        if left and not psutil.pid_exists(int(left[1])):
+    for folder in Path(cache_folder).glob("neighbours-*"):
+        if is_left_behind(folder.name):
             shutil.rmtree(folder, ignore_errors=True)
-    return TemporaryDirectory(prefix=f"neighbours-{os.getpid()}@{host}~", dir=cache_folder)
+    return TemporaryDirectory(prefix=name_of_own("neighbours"), dir=cache_folder)
 
 
 def _check_columns(dataset: Dataset, *columns: str) -> None:

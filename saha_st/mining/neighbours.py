@@ -8,6 +8,8 @@ included: scores are those of `saha_st.mining.grid`. How that is as fast as a fl
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +17,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from saha_st.errors import MemoryFullError
+from saha_st.files import map_new_array
 from saha_st.mining.checks import inverse_norms
 from saha_st.mining.exact import ExactSearch
 from saha_st.mining.faiss_index import FaissSearch, import_faiss, slices
@@ -78,6 +82,8 @@ def top_k(
     Raises:
         ValueError: if shapes do not fit, a vector is zero or not finite (the row is named), or an option has no
             meaning here.
+        MemoryFullError: if the device's memory is full.
+        OSError: if `output_folder` has no room for the result.
         ImportError: if FAISS is asked for and not installed.
     """
     search = NeighbourSearch(
@@ -137,14 +143,15 @@ class NeighbourSearch:
             self._norms, norms = inverse_norms(self._queries, "queries"), inverse_norms(documents, "documents")
         self.queries, self.k = len(self._queries), min(k, len(documents))
         self._faiss = self._exact = None
-        if backend == "torch":
-            share = _share(len(documents), self.ranks)
-            size = {"block_size": _DOCUMENTS_PER_QUERY * self.block_size}
-            first = {"first_document": share.start, "device": where}
-            self._exact = ExactSearch(documents[share], norms[share], self.k, **first, **size)
-        elif self.ranks.is_main:
-            size = {"block_size": self.block_size}
-            self._faiss = FaissSearch(documents, norms, self.k, **size, index=faiss_index, parameters=faiss_parameters)
+        with self.ranks.together(), _named_if_memory_is_full(where):
+            if backend == "torch":
+                share = _share(len(documents), self.ranks)
+                size = {"block_size": _DOCUMENTS_PER_QUERY * self.block_size}
+                first = {"first_document": share.start, "device": where}
+                self._exact = ExactSearch(documents[share], norms[share], self.k, **first, **size)
+            elif self.ranks.is_main:
+                options = {"index": faiss_index, "parameters": faiss_parameters, "block_size": self.block_size}
+                self._faiss = FaissSearch(documents, norms, self.k, **options)
 
     def __call__(self, rows: slice | np.ndarray) -> Lists | None:
         """Documents and cosines of some queries, each (rows, k); None in processes other than the first."""
@@ -152,7 +159,8 @@ class NeighbourSearch:
             return self._faiss.nearest(self._queries[rows], self._norms[rows])
         if self._exact is None:
             return None
-        best = _best_of_all(self._exact.nearest(self._queries[rows], self._norms[rows]), self.ranks)
+        with _named_if_memory_is_full(self._exact.device):
+            best = _best_of_all(self._exact.nearest(self._queries[rows], self._norms[rows]), self.ranks)
         if best is None:
             return None
         return documents_of(best).int().cpu().numpy(), cosines_of(best).cpu().numpy()
@@ -166,10 +174,9 @@ class NeighbourSearch:
             return np.empty(shape, dtype=np.int32), np.empty(shape, dtype=np.float32)
         folder = Path(output_folder)
         folder.mkdir(parents=True, exist_ok=True)
-        create = np.lib.format.open_memmap
         return (
-            create(folder / "neighbours.npy", mode="w+", dtype=np.int32, shape=shape),
-            create(folder / "scores.npy", mode="w+", dtype=np.float32, shape=shape),
+            map_new_array(folder / "neighbours.npy", np.int32, shape),
+            map_new_array(folder / "scores.npy", np.float32, shape),
         )
 
 
@@ -213,6 +220,17 @@ def _best_of_all(best: torch.Tensor, ranks: Ranks) -> torch.Tensor | None:
     shares = [torch.empty_like(best) for _ in range(ranks.count)] if ranks.is_main else None
     distributed.gather(best, shares)
     return greatest(torch.cat(shares, dim=1), best.shape[1]) if shares else None
+
+
+@contextmanager
+def _named_if_memory_is_full(device: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryFullError(
+            f"The search for neighbours does not fit into the memory of {device} ({str(error).splitlines()[0]}). End "
+            "what else runs there, lower block_size, or search on the CPU (CUDA_VISIBLE_DEVICES='' for the command)."
+        ) from error
 
 
 def _exact_device(device: str | torch.device | None) -> torch.device:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
@@ -140,8 +140,7 @@ class RunConfig:
         eval_data: Held-out pairs for evaluation during training (hit@1 among their positives).
         prompt: The hierarchical prompt; None for the model's own, or the paper's.
         image_tokens: Smallest and largest number of tokens per image.
-        max_seq_length: Longest input in tokens. Above 4,096 it is also the default of ``loss.mini_batch_num_tokens``,
-            which then stands in ``loss``.
+        max_seq_length: Longest input in tokens. Above 4,096 it is also the default of ``loss.mini_batch_num_tokens``.
         model_kwargs: Passed to `transformers` when the model is loaded, ``dtype`` for instance.
         mining: How clusters are mined; None trains on random batches instead (the in-batch baseline).
         loss: Arguments of the loss.
@@ -173,13 +172,18 @@ class RunConfig:
                 "Set adapter: null to train weights, or train_vision: false."
             )
         longest, budget = self.max_seq_length, self.loss.mini_batch_num_tokens
-        if self.loss.mini_batch_size is None and budget is None and (longest or 0) > MINI_BATCH_NUM_TOKENS:
-            object.__setattr__(self, "loss", replace(self.loss, mini_batch_num_tokens=longest))
         if budget is not None and longest is not None and budget < longest:
             raise ValueError(
                 f"loss.mini_batch_num_tokens={budget} is less than one row may have, max_seq_length="
                 f"{longest}, so it would not bound the memory. Raise the one, or lower the other."
             )
+
+    @property
+    def mini_batch_num_tokens(self) -> int | None:
+        """Tokens of a mini-batch, padding counted: as ``loss`` says, or by default enough for the longest row."""
+        if self.loss.mini_batch_num_tokens is not None or self.loss.mini_batch_size is not None:
+            return self.loss.mini_batch_num_tokens
+        return max(MINI_BATCH_NUM_TOKENS, self.max_seq_length or 0)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:

@@ -14,7 +14,6 @@ from datasets import Dataset
 from saha_st.data.cells import cell_parts
 from saha_st.losses.mini_batches import FailedMiniBatch
 from saha_st.mining.miner import LABEL
-from saha_st.token_budgets import MINI_BATCH_NUM_TOKENS
 from saha_st.training.config import RunConfig
 
 Sizes = tuple[tuple[int, int], ...]
@@ -57,7 +56,7 @@ def remedies(config: RunConfig) -> str:
     if loss.mini_batch_size is not None and loss.mini_batch_num_tokens is None:
         settings.append(f"loss.mini_batch_size (now {loss.mini_batch_size}; or fill by loss.mini_batch_num_tokens)")
     else:
-        budget = loss.mini_batch_num_tokens or f"the default, {MINI_BATCH_NUM_TOKENS}"
+        budget = loss.mini_batch_num_tokens or f"the default, {config.mini_batch_num_tokens}"
         settings.append(f"loss.mini_batch_num_tokens (now {budget})")
     settings.append(f"image_tokens (now {_shown(config.image_tokens)})")
     settings.append(f"max_seq_length (now {_shown(config.max_seq_length)})")
@@ -83,9 +82,10 @@ def _where(
         return "a step, outside of the mini-batches"
     of_tokens = f" of up to {max(failed.tokens):,} tokens" if failed.tokens else ""
     size = f"a mini-batch of {len(failed.rows)} row{'s' * (len(failed.rows) != 1)}{of_tokens}"
-    name, entries = _find(failed, datasets)
-    if name is None:
-        return size
+    found = _find(failed, datasets)
+    if len(found) != 1:  # labels count from 0 in each: without mining, several datasets may have those of the batch
+        return size + (f" of one of {', '.join(found)}" if found else "")
+    ((name, entries),) = found.items()
     column = [other for other in datasets[name].column_names if other != LABEL][failed.column]
     longest_first = sorted(range(len(entries)), key=lambda i: -failed.tokens[i] if failed.tokens else 0)
     shown = [_describe_row(datasets[name], column, entries[i], row_ids[name]) for i in longest_first[:_SHOWN]]
@@ -93,16 +93,17 @@ def _where(
     return f"{size}, column {column!r} of {name}: row{'s' * (len(entries) != 1)} {'; '.join(shown)}{more}"
 
 
-def _find(failed: FailedMiniBatch, datasets: Mapping[str, Dataset]) -> tuple[str | None, list[int]]:
-    """The dataset that has the labels of the whole batch, and the places of the failed rows in it."""
+def _find(failed: FailedMiniBatch, datasets: Mapping[str, Dataset]) -> dict[str, list[int]]:
+    """The datasets that have the labels of the whole batch, and the places of the failed rows in each."""
     if not failed.labels or not isinstance(failed.labels[0], list):
-        return None, []
+        return {}
+    found = {}
     for name, dataset in datasets.items():
         labels = np.asarray(dataset.select_columns([LABEL]).with_format("numpy")[:][LABEL])  # (rows, 3)
         place = {tuple(label): index for index, label in enumerate(labels.tolist())}
         if all(tuple(label) in place for label in failed.labels):
-            return name, [place[tuple(failed.labels[row])] for row in failed.rows]
-    return None, []
+            found[name] = [place[tuple(failed.labels[row])] for row in failed.rows]
+    return found
 
 
 def _describe_row(dataset: Dataset, column: str, entry: int, row_ids: Sequence[int]) -> str:

@@ -352,7 +352,8 @@ def _possible_negatives(source: PairSource, wanted: int) -> int:
 def build_loss(config: RunConfig, args: SentenceTransformerTrainingArguments, model: SentenceTransformer) -> SaHaLoss:
     """The loss of a run; gathers across devices only where there are several."""
     gather = config.loss.gather_across_devices and args.world_size > 1
-    return SaHaLoss(model, **asdict(config.loss) | {"gather_across_devices": gather})
+    options = {"gather_across_devices": gather, "mini_batch_num_tokens": config.mini_batch_num_tokens}
+    return SaHaLoss(model, **asdict(config.loss) | options)
 
 
 def build_trainer(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -96,14 +98,17 @@ def test_a_file_that_is_no_config_is_refused(tmp_path, content, error):
         RunConfig.from_file(path)
 
 
-@pytest.mark.parametrize(("longest", "expected"), [(None, None), (1024, None), (4096, None), (8192, 8192)])
+@pytest.mark.parametrize(("longest", "expected"), [(None, 4096), (1024, 4096), (4096, 4096), (8192, 8192)])
 def test_the_default_mini_batch_holds_the_longest_row(run_dict, longest, expected):
     assert config_module.MINI_BATCH_NUM_TOKENS == MINI_BATCH_NUM_TOKENS  # what None stands for
     config = RunConfig.from_dict(run_dict | {"max_seq_length": longest, "loss": {}})
-    assert config.loss.mini_batch_num_tokens == expected
+    assert config.mini_batch_num_tokens == expected
+    assert config.loss.mini_batch_num_tokens is None, "what nobody set must not look as if somebody had"
     assert RunConfig.from_dict(config.to_dict()) == config
     by_rows = RunConfig.from_dict(run_dict | {"max_seq_length": longest, "loss": {"mini_batch_size": 2}})
-    assert by_rows.loss.mini_batch_num_tokens is None
+    assert by_rows.mini_batch_num_tokens is None
+    longer = replace(config, max_seq_length=16384)
+    assert longer.mini_batch_num_tokens == 16384
 
 
 def test_a_mini_batch_that_does_not_hold_the_longest_row_is_refused(run_dict):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from datasets import Dataset
 
+from saha_st.losses.mini_batches import FailedMiniBatch
+from saha_st.mining.miner import label_pairs
 from saha_st.training.config import RunConfig
 from saha_st.training.out_of_memory import explain_out_of_memory
 
@@ -20,3 +24,31 @@ def test_outside_of_a_mini_batch_its_size_is_not_what_to_lower(run_dict):
     )
     whole = explain_out_of_memory(FULL, RunConfig.from_dict(run_dict | {"adapter": None}), {}, {})
     assert "train fewer weights (an adapter)" in whole and "\n" not in whole
+
+
+@pytest.fixture
+def failed() -> torch.OutOfMemoryError:
+    """An error of a mini-batch of rows 2 and 0 of a batch of rows 5, 6 and 7."""
+    error = torch.OutOfMemoryError("CUDA out of memory.")
+    error.mini_batch = FailedMiniBatch(0, (2, 0), (30, 90), [[row, row, row] for row in (5, 6, 7)])
+    return error
+
+
+def pairs(name: str, rows: int) -> Dataset:
+    return label_pairs(Dataset.from_dict({side: [f"{name} {side} {row}" for row in range(rows)] for side in SIDES}))
+
+
+SIDES = ("anchor", "positive")
+
+
+def test_the_rows_of_the_mini_batch_are_named_the_longest_first(run_dict, failed):
+    datasets = {"short": pairs("short", 6), "long": pairs("long", 8)}
+    row_ids = {"short": range(6), "long": [f"id-{row}" for row in range(8)]}
+    message = explain_out_of_memory(failed, RunConfig.from_dict(run_dict), datasets, row_ids)
+    assert "2 rows of up to 90 tokens, column 'anchor' of long: rows id-5; id-7." in message
+
+
+def test_rows_that_two_datasets_may_have_are_not_guessed(run_dict, failed):
+    datasets = {"first": pairs("first", 9), "second": pairs("second", 8)}
+    message = explain_out_of_memory(failed, RunConfig.from_dict(run_dict), datasets, dict.fromkeys(datasets, range(9)))
+    assert "2 rows of up to 90 tokens of one of first, second." in message and "rows 7" not in message

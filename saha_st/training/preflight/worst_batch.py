@@ -18,7 +18,6 @@ from sentence_transformers import SentenceTransformer
 from transformers import PrinterCallback, TrainerCallback
 
 from saha_st.losses import SaHaLoss
-from saha_st.losses.mini_batches import fill
 from saha_st.mining.miner import label_pairs
 from saha_st.training.config import RunConfig
 from saha_st.training.out_of_memory import explain_out_of_memory
@@ -50,7 +49,7 @@ class WorstBatch:
         """Rows, and tokens with padding, of the mini-batches of all columns."""
         sizes = []
         for lengths in self.tokens:
-            for rows in deal_out(lengths.tolist(), loss):
+            for rows in loss.mini_batches(lengths.tolist()):
                 sizes.append((len(rows), len(rows) * int(lengths[rows].max())))
         return sizes
 
@@ -68,14 +67,6 @@ class MeasuredSteps:
     seconds: float | None
     growth: int
     failure: str | None = None
-
-
-def deal_out(lengths: list[int], loss: SaHaLoss) -> list[list[int]]:
-    """The rows of the mini-batches into which a loss divides a column of these lengths."""
-    if loss.mini_batch_num_tokens is not None:
-        return fill(lengths, loss.mini_batch_num_tokens)
-    rows = list(range(len(lengths)))
-    return [rows[start : start + loss.mini_batch_size] for start in rows[:: loss.mini_batch_size]]
 
 
 def find_worst_batch(columns: Sequence[ColumnLengths], pairs: int, *, train_vision: bool = False) -> WorstBatch | None:
