@@ -9,6 +9,7 @@ Give the share that `benchmarks/encoding.py` measured on your GPU with --share, 
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -213,6 +214,7 @@ def page(options: argparse.Namespace) -> str:
     columns += ["vectors, disk", "vectors, memory", "lists"]
     return TEMPLATE.read_text(encoding="utf8").format(
         machine=machine(),
+        command=" ".join(["python benchmarks/scaling.py", *sys.argv[1:]]),
         growth=table(["stage", "seconds by rows", "exponent", "must be"], [g.row() for g in (encoding, search, rule)]),
         needs=table(columns, rows),
         tflops=options.tflops,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BATCH_TOKENS = 8192
-"""Of a forward that encodes, padding included: enough to keep a GPU busy, and some GB of activations (7B, bf16)."""
+BATCH_TOKENS = 4096
+"""Of a forward that encodes, padding included: some 10 TFLOP for a model of 2B, so enough to keep a GPU busy; on a CPU
+more are slower, as they do not fit into its caches."""
 
 MINI_BATCH_NUM_TOKENS = 4096
 """Of a mini-batch in training: what the paper's four rows of 1,024 tokens take at most, so as much memory, in fewer

@@ -215,7 +215,7 @@ def test_what_runs_out_of_memory_says_what_to_lower(embedder, monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(type(embedder[0].model), "forward", full)
-    with pytest.raises(MemoryFullError, match="batch of 2 inputs of up to .* lower batch_tokens=8192"):
+    with pytest.raises(MemoryFullError, match="batch of 2 inputs of up to .* lower batch_tokens=4096"):
         Encoder(embedder)(["a", "b"])
 
 
