@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -14,7 +16,8 @@ from saha_st.cli import build_parser, main
 from saha_st.cli.train import parse_training_arguments
 from saha_st.training.config import RunConfig
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf8")
 
 
 def blocks(language: str) -> list[str]:
@@ -34,13 +37,15 @@ def pairs(tmp_path):
 
 def test_the_python_blocks_run_one_after_another(tmp_path, monkeypatch, pairs):
     monkeypatch.chdir(tmp_path)
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 6
     namespace: dict = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
     assert namespace["model"].similarity(namespace["queries"], namespace["documents"]).shape == (1, 2)
+    assert namespace["clips"].shape == (2, 160) and np.abs(namespace["clips"][0] - namespace["clips"][1]).max() > 1e-3
     assert len(namespace["mined"][0]["label"]) == 3
     assert Path("my-embedder/modules.json").exists()
+    assert namespace["codes"].dtype == np.int8 and namespace["codes"].shape == (3, 80)
     assert {task.num_queries for task in namespace["scores"].tasks.values()} == {3}
 
 
@@ -55,6 +60,24 @@ def test_the_commands_do_their_job_on_files_like_those(tmp_path, monkeypatch, pa
             ran.append(command[1])
     assert sorted(ran) == ["data", "encode", "mine"]
     assert Path("mined/clusters.parquet").exists() and Path("photos.safetensors").exists()
+
+
+def test_the_scripts_find_the_picture_that_was_encoded(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    Image.new("RGB", (64, 64), "red").save("photos/red.png")
+    (encoding,) = [command[1:] for command in commands() if command[:2] == ["saha-st", "encode"]]
+    assert main(encoding) == 0
+    scripts = [command[1:] for command in commands() if command[0] == "python"]
+    assert [(command[0], command[1]) for command in scripts] == [
+        (f"examples/{store}_search.py", action) for store in ("faiss", "lancedb") for action in ("add", "search")
+    ]
+    for command in scripts:
+        capsys.readouterr()
+        monkeypatch.setattr("sys.argv", command)
+        runpy.run_path(str(ROOT / command[0]), run_name="__main__")
+        printed = capsys.readouterr().out
+        assert printed.startswith("1 added") if command[1] == "add" else printed.endswith("  red.png\n")
 
 
 def test_the_commands_for_many_processes_and_the_preflight_have_these_flags():

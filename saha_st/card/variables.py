@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -43,6 +44,7 @@ def template_variables(data: SaHaModelCardData) -> dict[str, Any]:
         "steps": facts.steps_of(model),
         "truncate_dim": model.truncate_dim,
         "whole_dimension": facts.whole_dimension(model),
+        "nested_dims": _nested_dims(recipe, model.truncate_dim or facts.whole_dimension(model)),
         "pixels": facts.pixel_bounds(model),
         "recipe_text": recipe and yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=119),
         "hub_datasets": hub_datasets(recipe),
@@ -57,6 +59,11 @@ def template_variables(data: SaHaModelCardData) -> dict[str, Any]:
 def fence(text: str) -> str:
     """Return a fence of backticks that no run of them in ``text`` closes."""
     return "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+
+
+def _nested_dims(recipe: Mapping[str, Any] | None, dimension: int) -> list[int]:
+    """How many of a vector's first dimensions were trained to be an embedding; the largest number first."""
+    return sorted((dim for dim in (recipe or {}).get("matryoshka_dims") or () if dim < dimension), reverse=True)
 
 
 def _shown(report: dict[str, Any]) -> dict[str, Any]:

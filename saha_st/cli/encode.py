@@ -1,4 +1,4 @@
-"""Encode a folder of pictures, a text file, a table or a Hub dataset: vectors with ids, as safetensors or parquet.
+"""Encode a folder of pictures or videos, a text file, a table or a Hub dataset: vectors with ids, in one file.
 
   saha-st encode photos/ --model saha-tiny --output photos.safetensors
   torchrun --nproc_per_node 8 -m saha_st encode photos/ --model org/saha --output photos.safetensors
@@ -16,7 +16,13 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
-from saha_st.cli.options import add_batch_arguments, add_model_arguments, load_model, require_model
+from saha_st.cli.options import (
+    add_batch_arguments,
+    add_model_arguments,
+    load_model,
+    model_options,
+    require_model,
+)
 from saha_st.ranks import Ranks
 
 NAME = "encode"
@@ -28,14 +34,15 @@ _SUFFIXES = (".safetensors", ".parquet")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
-    parser.add_argument("source", help="folder of pictures, .txt with a text a line, table file, or Hub dataset")
+    parser.add_argument("source", help="folder of pictures or videos, .txt with a text a line, table, or Hub dataset")
     add_model_arguments(parser)
     parser.add_argument("--output", required=True, help=f"file to write: {' or '.join(_SUFFIXES)}")
     parser.add_argument("--task", choices=("query", "document"), default="document", help="side of the prompt")
     parser.add_argument("--text_column", help="column of texts; 'text' if there is one")
     parser.add_argument("--image_column", help="column of images or their paths; 'image' if there is one")
+    parser.add_argument("--video_column", help="column of videos: paths of files or of folders of frames, or frames")
     parser.add_argument("--id_column", help="column of ids; 'id' if there is one, else the row number")
-    parser.add_argument("--image_root", help="folder that relative image paths are under")
+    parser.add_argument("--image_root", help="folder that relative paths of images and videos are under")
     parser.add_argument("--subset", help="configuration of a Hub dataset")
     parser.add_argument("--split", default="train", help="split of the dataset")
     add_batch_arguments(parser)
@@ -53,14 +60,13 @@ def run(args: argparse.Namespace) -> int:
         inputs = _load_inputs(args)
         _check_room_for_ids(output, inputs[ID])
         # What imports torch, now that all is there.
-        from saha_st.encoding import DistinctInputs, encode_column, vector_fingerprint, weights_digest
+        from saha_st.encoding import DistinctInputs, VectorOrigin, encode_column
 
         model = load_model(args)
         distinct = DistinctInputs.of(inputs, INPUT)
-        weights = weights_digest(model)
-        fingerprint = vector_fingerprint(model, task=args.task, weights=weights)
+        origin = VectorOrigin.of(model, args.model_name_or_path, task=args.task, options=model_options(args))
     cache_folder = args.cache_folder or _folder_of_processes(output, ranks)
-    ranks.require_same("--model", fingerprint)
+    ranks.require_same("--model", origin.fingerprint)
     ranks.require_same("SOURCE", blake2b(distinct.keys[distinct.index_of_row]).hexdigest())
     ranks.require_common_folder(cache_folder, "--cache_folder")
     encoded = encode_column(
@@ -69,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         model,
         task=args.task,
         distinct=distinct,
-        weights=weights,
+        weights=origin.weights,
         batch_size=args.batch_size,
         batch_tokens=args.batch_tokens,
         cache_folder=cache_folder,
@@ -78,10 +84,9 @@ def run(args: argparse.Namespace) -> int:
     )
     with ranks.together():
         if ranks.is_main:
-            facts = {"model": args.model_name_or_path, "task": args.task, "fingerprint": fingerprint}
-            write_vectors(output, list(inputs[ID]), encoded.of_rows, facts)
+            write_vectors(output, list(inputs[ID]), encoded.of_rows, origin.to_metadata())
     if ranks.is_main and cache_folder != args.cache_folder:  # and now nobody reads there any more
-        _remove(cache_folder, fingerprint)
+        _remove(cache_folder, origin.fingerprint)
     print(f"Wrote {len(inputs)} vectors of {encoded.embeddings.shape[1]} dimensions to {output}.")
     return 0
 
@@ -100,6 +105,7 @@ def _load_inputs(args: argparse.Namespace) -> Any:
         args.source,
         text=args.text_column,
         image=args.image_column,
+        video=args.video_column,
         id_column=args.id_column,
         image_root=args.image_root,
         subset=args.subset,

@@ -27,9 +27,12 @@ def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = F
     parser.add_argument("--device", help="torch device; the best available if not given")
     parser.add_argument("--dtype", help="weights' dtype, such as bfloat16; the checkpoint's if not given")
     parser.add_argument("--image_tokens", type=at_least_one, nargs=2, metavar=("MIN", "MAX"), help="tokens per image")
+    parser.add_argument("--num_frames", type=at_least_one, help="frames per video, evenly spaced")
+    parser.add_argument("--video_tokens", type=at_least_one, nargs=2, metavar=("MIN", "MAX"), help="tokens per video")
     parser.add_argument(
         "--max_seq_length", type=at_least_one, help="longest input in tokens, images and prompt included"
     )
+    parser.add_argument("--truncate_dim", type=at_least_one, help="keep so many first dimensions of each vector")
 
 
 def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,18 +82,35 @@ def require_device(name: str | None) -> None:
 
 
 def load_model(args: argparse.Namespace) -> Any:
-    """Load the model that `add_model_arguments` describes."""
+    """Load the model that `add_model_arguments` describes.
+
+    Raises:
+        ValueError: ``--truncate_dim`` is more than the model has.
+    """
+    from saha_st.card.facts import whole_dimension
     from saha_st.modules import load_embedder
 
     require_device(args.device)
-    return load_embedder(
-        args.model_name_or_path,
-        device=args.device,
-        revision=args.revision,
-        image_tokens=tuple(args.image_tokens) if args.image_tokens else None,
-        max_seq_length=args.max_seq_length,
-        model_kwargs={"dtype": args.dtype} if args.dtype else {},
-    )
+    model = load_embedder(args.model_name_or_path, device=args.device, **model_options(args))
+    if args.truncate_dim and args.truncate_dim > whole_dimension(model):
+        raise ValueError(
+            f"--truncate_dim {args.truncate_dim}: {args.model_name_or_path!r} has {whole_dimension(model)} dimensions."
+        )
+    return model
+
+
+def model_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What `load_embedder` is given beside the model's name and the device; only what was asked for."""
+    options = {
+        "revision": args.revision,
+        "image_tokens": tuple(args.image_tokens) if args.image_tokens else None,
+        "num_frames": args.num_frames,
+        "video_tokens": tuple(args.video_tokens) if args.video_tokens else None,
+        "max_seq_length": args.max_seq_length,
+        "truncate_dim": args.truncate_dim,
+        "model_kwargs": {"dtype": args.dtype} if args.dtype else None,
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def load_any_model(args: argparse.Namespace) -> Any:
@@ -103,11 +123,13 @@ def load_any_model(args: argparse.Namespace) -> Any:
     try:
         return load_model(args)
     except NoLanguageModelError:
-        if args.image_tokens or args.max_seq_length:
+        if args.image_tokens or args.num_frames or args.video_tokens or args.max_seq_length:
             raise ValueError(
-                f"--image_tokens, --max_seq_length: {args.model_name_or_path!r} is no language model; leave them out."
+                f"--image_tokens, --num_frames, --video_tokens, --max_seq_length: {args.model_name_or_path!r} is no "
+                "language model; leave them out."
             ) from None
         options = {"model_kwargs": {"dtype": args.dtype}} if args.dtype else {}
+        options |= {"truncate_dim": args.truncate_dim}
         source = resolve_model(args.model_name_or_path)
         return SentenceTransformer(source, device=args.device, revision=args.revision, **options)
 

@@ -13,6 +13,7 @@ import shutil
 import stat
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from datasets.utils import tqdm
@@ -35,7 +36,20 @@ def unpack_once(archive: str | Path, target: str | Path) -> Path:
         ValueError: The archive is no intact ZIP file, or an entry would be written outside the target or is a link.
         OSError: The disk has less room than the unpacked files need (checked before anything is written).
     """
-    archive, target = Path(archive), Path(target)
+    archive = Path(archive)
+    return make_once(Path(target), lambda partial: _unpack(archive, partial))
+
+
+def make_once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Make a folder, whole or not at all, unless it is there; several processes may call this at once.
+
+    Args:
+        target: The folder. If it exists it is taken as complete and left alone.
+        make: Makes and fills the folder that it is given, which then becomes the target.
+
+    Returns:
+        The target.
+    """
     if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -44,7 +58,7 @@ def unpack_once(archive: str | Path, target: str | Path) -> Path:
             partial = target.with_name(target.name + ".partial")
             shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed: the lock says nobody writes it
             try:
-                _unpack(archive, partial)
+                make(partial)
                 os.replace(partial, target)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)

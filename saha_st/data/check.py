@@ -1,7 +1,8 @@
 """What is wrong with pairs, row by row, before anything is encoded.
 
 A run that meets a broken image dies hours after it began, and one that embeds a path as text never dies at all. So
-every cell is looked at once: texts as they are, images by decoding each distinct one in threads, pairs by their keys.
+every cell is looked at once: texts as they are, images by decoding each distinct one in threads, videos by opening
+each, pairs by their keys.
 """
 
 from __future__ import annotations
@@ -14,15 +15,26 @@ import numpy as np
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from saha_st.data.cells import cell_kind, cell_parts, stored_cells
+from saha_st.data.cells import cell_kind, cell_parts, cell_video, stored_cells
 from saha_st.data.check_images import ImageChecker
 from saha_st.data.check_texts import TextChecker
+from saha_st.data.check_videos import VideoChecker
 from saha_st.data.keys import KEY_DTYPE, cell_key
 from saha_st.data.problems import Finding, PairSummary, Problem, ProblemList, format_problems, format_summary
 
 __all__ = ["PairCheck", "PairSummary", "Problem", "check_pairs", "format_problems", "format_summary"]
 
 _CELLS_AT_ONCE = 256
+
+_Parts = tuple[list[Any], Any, str | None]  # the images, the video and the text of a cell
+
+
+class _Checkers(NamedTuple):
+    """What looks at each kind of part."""
+
+    texts: TextChecker
+    images: ImageChecker
+    videos: VideoChecker
 
 
 class PairCheck(NamedTuple):
@@ -52,7 +64,7 @@ def check_pairs(
         columns: The columns to look at; the first two are the pair.
         tokenizer: A tokenizer of transformers, to measure texts in its tokens.
         max_length: Report longer texts, in tokens or, without a tokenizer, in characters. Images are not counted in.
-        decode_images: Decode every distinct image to the end; otherwise only read the headers.
+        decode_images: Decode every distinct image to the end, and the ends of videos; otherwise only read the headers.
         max_side_ratio: Ratio of an image's sides from which on it is an error; Qwen's processors refuse 200.
         min_side: Shorter side of an image, in pixels, below which it is worth a warning.
         max_listed: How many problems of each kind to list; the summary counts all.
@@ -75,11 +87,12 @@ def check_pairs(
     images = ImageChecker(
         decode=decode_images, max_side_ratio=max_side_ratio, min_side=min_side, num_workers=num_workers
     )
+    checkers = _Checkers(texts, images, VideoChecker(images, decode=decode_images))
     keys, modalities = {}, {}
     total = len(dataset) * len(usable)
     with images, tqdm(total=total, desc="Checking pairs", unit="cell", disable=not show_progress_bar) as bar:
         for column in usable:
-            keys[column], modalities[column] = _check_column(dataset, column, texts, images, problems, bar)
+            keys[column], modalities[column] = _check_column(dataset, column, checkers, problems, bar)
     pair_counts = {}
     if set(columns[:2]) <= set(usable):
         pair_counts = _check_pairs(keys[columns[0]], keys[columns[1]], problems)
@@ -106,38 +119,45 @@ def _check_shape(dataset: Dataset, columns: Sequence[str], problems: ProblemList
 
 
 def _check_column(
-    dataset: Dataset, column: str, texts: TextChecker, images: ImageChecker, problems: ProblemList, bar: tqdm
+    dataset: Dataset, column: str, checkers: _Checkers, problems: ProblemList, bar: tqdm
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Check all cells of a column; return their keys, empty where there is none, and the number of each modality."""
     keys = np.zeros(len(dataset), dtype=KEY_DTYPE)
     modalities = {"text": 0, "image": 0, "image + text": 0, "empty": 0}
     for start, cells in _batches(stored_cells(dataset, column)):
-        parts = [cell_parts(cell) for cell in cells]
-        for row, (found, text) in enumerate(parts, start):
-            modalities[_modality(found, text)] += 1
-            if not found and not (text or "").strip():
+        parts = [_parts(cell) for cell in cells]
+        for row, (found, video, text) in enumerate(parts, start):
+            modality = _modality(found, video, text)
+            modalities[modality] = modalities.get(modality, 0) + 1
+            if not found and video is None and not (text or "").strip():
                 problems.add("empty cell" if text is None else "empty text", row, column, repr(text))
-        for row, finding in _findings(parts, start, texts, images):
+        for row, finding in _findings(parts, start, checkers):
             problems.add(finding.problem, row, column, finding.value)
         keys[start : start + len(cells)] = [_key_or_nothing(cell) for cell in cells]
         bar.update(len(cells))
     return keys, modalities
 
 
-def _findings(
-    parts: Sequence[tuple[list[Any], str | None]], start: int, texts: TextChecker, images: ImageChecker
-) -> Iterator[tuple[int, Finding]]:
-    """Yield what is wrong with the images and the texts of some cells, each with its row."""
-    rows = [row for row, (found, _) in enumerate(parts, start) for _ in found]
-    checked = images.check([image for found, _ in parts for image in found])
+def _parts(cell: Any) -> _Parts:
+    images, text = cell_parts(cell)
+    return images, cell_video(cell), text
+
+
+def _findings(parts: Sequence[_Parts], start: int, checkers: _Checkers) -> Iterator[tuple[int, Finding]]:
+    """Yield what is wrong with the images, videos and texts of some cells, each with its row."""
+    rows = [row for row, (found, _, _) in enumerate(parts, start) for _ in found]
+    checked = checkers.images.check([image for found, _, _ in parts for image in found])
     yield from ((row, finding) for row, finding in zip(rows, checked, strict=True) if finding is not None)
-    yield from ((start + index, finding) for index, finding in texts.check([text for _, text in parts]))
+    videos = {row: video for row, (_, video, _) in enumerate(parts, start) if video is not None}
+    checked = checkers.videos.check(list(videos.values()))
+    yield from ((row, finding) for row, finding in zip(videos, checked, strict=True) if finding is not None)
+    texts = checkers.texts.check([text for _, _, text in parts])
+    yield from ((start + index, finding) for index, finding in texts)
 
 
-def _modality(images: list[Any], text: str | None) -> str:
-    if images:
-        return "image" if text is None else "image + text"
-    return "empty" if text is None else "text"
+def _modality(images: list[Any], video: Any, text: str | None) -> str:
+    there = {"image": bool(images), "video": video is not None, "text": text is not None}
+    return " + ".join(name for name, is_there in there.items() if is_there) or "empty"
 
 
 def _batches(cells: Iterator[Any]) -> Iterator[tuple[int, list[Any]]]:

@@ -1,8 +1,9 @@
 """Read JSON lines to the letter, whatever mixture of cells a column holds.
 
 Typed readers guess what a column holds: a caption "2024-01-01" becomes a date, and a column in which some cells are
-strings and some are objects becomes opaque. Here a string is text, an object with "image" and "text" is a cell, and a
-column that has both kinds holds cells. The file is read twice, once for the types and once for the rows.
+strings and some are objects becomes opaque. Here a string is text, an object with "image", "video" and "text" is a
+cell, and a column that has both kinds holds cells. A video is a path or a list of the paths of its frames. The file is
+read twice, once for the types and once for the rows.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, List, Value
 
 logger = logging.getLogger(__name__)
 
 _PARTS = {"image": Value("string"), "text": Value("string")}
-_RULES = 1  # part of the key under which datasets caches the rows: raise it whenever a rule here changes
+_VIDEO = {"strings": Value("string"), "lists of strings": List(Value("string"))}
+_RULES = 2  # part of the key under which datasets caches the rows: raise it whenever a rule here changes
 
 
 @contextmanager
@@ -39,7 +41,9 @@ def read_json_lines(files: Sequence[str | Path], *, cache_dir: str | None = None
         cache_dir: Folder of the datasets cache.
 
     Returns:
-        Columns of strings, numbers, and structs of the strings "image" and "text". Other columns are left out.
+        Columns of strings, numbers, and structs of the strings "image" and "text", and of "video" if a cell has one:
+        a string or a list of strings. A column named "video" or "..._video" may hold lists of strings. Other columns
+        are left out.
 
     Raises:
         ValueError: A line or an element is no JSON object (with the file and its number), the text is not UTF-8, or
@@ -47,20 +51,36 @@ def read_json_lines(files: Sequence[str | Path], *, cache_dir: str | None = None
     """
     paths = [str(file) for file in files]
     kinds: dict[str, set[str]] = {}
+    videos: dict[str, set[str]] = {}  # kinds of the parts "video" of each column
     for row in _rows(paths):
         for name, value in row.items():
             kinds.setdefault(name, set()).add(_kind(value))
-    features = {
-        name: feature for name, found in kinds.items() if (feature := _feature(found - {"nothing"})) is not None
-    }
+            if isinstance(value, dict) and value.get("video") is not None:
+                videos.setdefault(name, set()).add(_kind(value["video"]))
+    found = {name: _feature(name, found - {"nothing"}, videos.get(name, set())) for name, found in kinds.items()}
+    features = {name: feature for name, feature in found.items() if feature is not None}
     if not kinds:
         raise ValueError(f"{paths[0]} has no rows.")
     for name in kinds.keys() - features.keys():
+        if len(videos.get(name, ())) > 1:
+            raise ValueError(
+                f"{paths[0]}: column {name!r} gives some videos as paths and others as lists of frames. Give all of "
+                "them in one way; the path of a folder stands for the frames in it."
+            )
         logger.warning("%s: column %r holds %s and is left out", paths[0], name, " and ".join(sorted(kinds[name])))
-    cells = tuple(name for name, feature in features.items() if feature == _PARTS)
+    cells = tuple(name for name, feature in features.items() if isinstance(feature, dict))
     states = tuple((path, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths)
     arguments = {"states": states, "names": tuple(features), "cells": cells, "rules": _RULES}
     return Dataset.from_generator(_read, Features(features), cache_dir=cache_dir, gen_kwargs=arguments)
+
+
+def read_json_rows(file: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a file as they stand: one a line, or one array of objects.
+
+    Raises:
+        ValueError: As `read_json_lines`.
+    """
+    return _rows([str(file)])
 
 
 def _read(
@@ -106,18 +126,35 @@ def _array(path: str, opened: TextIO) -> list[Any]:
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
-        parts = set(value) <= set(_PARTS) and all(each is None or isinstance(each, str) for each in value.values())
-        return "cells" if parts else f"objects with the keys {sorted(value)}"
+        return "cells" if _is_cell(value) else f"objects with the keys {sorted(value)}"
+    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+        return "lists of strings"
     names = {type(None): "nothing", str: "strings", bool: "truth values", int: "integers", float: "numbers"}
     return names.get(type(value), "lists")
 
 
-def _feature(kinds: set[str]) -> Any:
-    """Return the feature of a column that holds these kinds, or `None` if there is none for such a mixture."""
+def _is_cell(value: dict[str, Any]) -> bool:
+    texts = [part for name, part in value.items() if name != "video"]
+    has_texts = set(value) <= {*_PARTS, "video"} and all(each is None or isinstance(each, str) for each in texts)
+    return has_texts and _kind(value.get("video")) in {"nothing", *_VIDEO}
+
+
+def _feature(name: str, kinds: set[str], videos: set[str]) -> Any:
+    """Return the feature of a column that holds these kinds, or `None` if there is none for such a mixture.
+
+    Args:
+        name: Name of the column.
+        kinds: Kinds of its cells.
+        videos: Kinds of their parts "video".
+    """
     if kinds <= {"strings"}:
         return Value("string")
     if kinds <= {"strings", "cells"}:
-        return dict(_PARTS)
+        if len(videos) > 1:
+            return None
+        return dict(_PARTS) if not videos else _PARTS | {"video": _VIDEO[next(iter(videos))]}
+    if kinds <= {"lists of strings"} and name.split("_")[-1] == "video":
+        return List(Value("string"))
     if kinds <= {"integers", "numbers"}:
         return Value("float64" if "numbers" in kinds else "int64")
     return None

@@ -3,13 +3,14 @@
 Two cells share a key only if a model would see the same thing in both. Whatever could change a vector goes in (the
 text to the letter, an image's encoded bytes or its file's path, size and time of change); whatever cannot stays out
 (the order of a dict's keys, parts that are `None`). The price is one-sided: the same picture reached by two routes (a
-file, its bytes, its decoded pixels) has two keys and is encoded twice, but two different inputs never share one.
+file, its bytes, its decoded pixels) has two keys and is encoded twice, but two different inputs never share one. A
+video is looked at from the outside: its file, or the files of its frames; none of them is opened.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
@@ -17,7 +18,8 @@ import numpy as np
 from datasets import Dataset
 from PIL.Image import Image as PILImage
 
-from saha_st.data.cells import cell_parts, is_stored_image, stored_cells
+from saha_st.data.cells import cell_parts, cell_video, is_stored_image, stored_cells
+from saha_st.modules.videos import frame_files
 
 KEY_DTYPE = np.dtype("S32")  # 32 hexadecimal digits: NumPy's bytes drop trailing zero bytes, digits have none
 _PERSON = b"saha_st cell 1"  # changes whenever the recipe below does, so that old caches are missed, not misread
@@ -33,19 +35,23 @@ def cell_key(cell: Any) -> bytes:
     | image as `{"bytes": None, "path": …}` or a path | absolute path, file size, modification time (ns) |
     | image as a URL or a member of an archive | the address: nothing is fetched |
     | PIL image, NumPy array | mode or dtype, size, palette, pixels |
-    | `{"image": …, "text": …}` | both parts; a list of images counts in its order |
+    | video as the path of a file | absolute path, file size, modification time (ns) |
+    | video as the path of a folder | the files of its frames, in their order |
+    | video as a list of frames | the frames, each as an image, in their order |
+    | video as an array or tensor | dtype, shape, pixels |
+    | `{"image": …, "video": …, "text": …}` | all parts; a list of images counts in its order |
 
     Args:
-        cell: A string (always text, never a path), an image in any of the forms above, or a mapping with "image" and
-            "text"; a part that is `None` or an empty list counts as absent, so `"a"`, `{"text": "a"}` and
+        cell: A string (always text, never a path), an image in any of the forms above, or a mapping with "image",
+            "video" and "text"; a part that is `None` or an empty list counts as absent, so `"a"`, `{"text": "a"}` and
             `{"image": None, "text": "a"}` share a key.
 
     Returns:
         32 hexadecimal digits (a 128-bit BLAKE2b digest) as `bytes`.
 
     Raises:
-        ValueError: The cell is empty: it has neither text nor image.
-        FileNotFoundError: An image's file does not exist.
+        ValueError: The cell is empty: it has neither text nor image nor video; or its video has no frames.
+        FileNotFoundError: The file of an image, video or frame does not exist.
         TypeError: The cell, or one of its parts, is of no known kind.
     """
     return _key(cell, files={})
@@ -79,7 +85,7 @@ def column_keys(dataset: Dataset, column: str) -> np.ndarray:
 
     Args:
         dataset: A map-style dataset.
-        column: Name of a column of strings, images, or structs of "image" and "text".
+        column: Name of a column of strings, images, or structs of "image", "video" and "text".
 
     Returns:
         Array of shape (rows,) and dtype `KEY_DTYPE`.
@@ -94,9 +100,12 @@ def column_keys(dataset: Dataset, column: str) -> np.ndarray:
 def _key(cell: Any, files: dict[str, bytes]) -> bytes:
     """Hash the parts of a cell; `files` remembers the state of files, as one picture is often in many rows."""
     images, text = cell_parts(cell)
-    if not images and text is None:
-        raise ValueError("the cell is empty: it has neither a text nor an image.")
+    video = cell_video(cell)
+    if not images and text is None and video is None:
+        raise ValueError("the cell is empty: it has neither a text nor an image nor a video.")
     parts = [_image(image, files) for image in images]
+    if video is not None:
+        parts += _video(video, files)
     if text is not None:
         parts.append(("text", text.encode("utf-8", "surrogatepass")))
     digest = blake2b(digest_size=16, person=_PERSON)
@@ -126,6 +135,23 @@ def _image(image: Any, files: dict[str, bytes]) -> tuple[str, bytes]:
     raise TypeError(f"an image must be a PIL image, an array, bytes or a path; found {type(image).__name__}.")
 
 
+def _video(video: Any, files: dict[str, bytes]) -> list[tuple[str, bytes]]:
+    """Return what stands for a video: one part that opens it, and those of its frames."""
+    if isinstance(video, Mapping) and "array" in video:  # as Sentence Transformers takes it
+        rest = {name: value for name, value in video.items() if name != "array"}
+        return [("metadata", repr(rest).encode()), *_video(video["array"], files)]
+    if isinstance(video, (str, os.PathLike)) and os.path.isdir(video):
+        video = frame_files(video)
+    if isinstance(video, (list, tuple)):
+        if not video:
+            raise ValueError("the video has no frames.")
+        return [("frames", str(len(video)).encode()), *(_image(frame, files) for frame in video)]
+    if hasattr(video, "detach"):  # a tensor
+        video = video.detach().cpu().numpy()
+    kind, content = _image(video, files)
+    return [(f"video {kind}", content)]
+
+
 def _pixels(image: PILImage) -> bytes:
     """Return all that decides how a decoded image looks; with a palette, equal indices may be different colours."""
     palette = bytes(image.getpalette() or ()) if image.mode in ("P", "PA") else b""
@@ -137,5 +163,5 @@ def _file_state(path: str) -> bytes:
     try:
         state = os.stat(path)
     except OSError as error:
-        raise FileNotFoundError(f"the image file {path!r} cannot be read ({error.strerror}).") from None
+        raise FileNotFoundError(f"the file {path!r} cannot be read ({error.strerror}).") from None
     return f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}".encode("utf-8", "surrogatepass")

@@ -1,8 +1,9 @@
 """Your own data as pairs: whatever its columns are called and however it stores images, `anchor` and `positive` out.
 
 One rule decides what is an image, and nothing is ever guessed from a value: an image comes from an `Image` column, a
-column whose name ends in `_image`, or the part "image" of a struct. A string anywhere else is text, even if it reads
-like a path or a URL; Sentence Transformers, given bare strings, would open the one and fetch the other.
+column whose name ends in `_image`, or the part "image" of a struct; a video likewise. A string anywhere else is text,
+even if it reads like a path or a URL; Sentence Transformers, given bare strings, would open the one and fetch the
+other.
 """
 
 from __future__ import annotations
@@ -41,12 +42,13 @@ def load_pairs(
         source: A `Dataset` or `DatasetDict`; a folder that `save_to_disk` wrote; a Parquet, JSON-lines, CSV or TSV
             file; a folder of such files; a folder of images with `metadata.csv`, `.jsonl` or `.parquet`; or a dataset
             of the Hub. Rows with VLM2Vec's columns (`qry`, `pos_text`, …) are recognised and converted as MMEB's.
-        anchor: The column of the anchors: strings, class labels, images, or structs of "image" and "text". A column
-            `<anchor>_image` beside it (paths, bytes or images) gives the images of the same cells, and `<anchor>_text`
-            the texts; the two without it do as well. Or the columns of the parts, such as
+        anchor: The column of the anchors: strings, class labels, images, or structs of "image", "video" and "text". A
+            column `<anchor>_image` beside it (paths, bytes or images) gives the images of the same cells,
+            `<anchor>_video` (paths of files or of folders of frames, or lists of frames) the videos, and
+            `<anchor>_text` the texts; these without it do as well. Or the columns of the parts, such as
             `{"image": "photo", "text": "caption"}`.
         positive: The same for the positives.
-        image_root: What relative image paths are relative to. Default: the folder of the files.
+        image_root: What relative paths of images and videos are relative to. Default: the folder of the files.
         split: The split, where the source has several.
         subset: The configuration of a Hub dataset.
         revision: Branch, tag or commit of a Hub dataset.
@@ -56,11 +58,13 @@ def load_pairs(
         keep: Further columns to keep as they are, such as "label" of a mined dataset. All others are dropped, since a
             trainer would take them for inputs.
         allow_urls: Accept images behind URLs, fetched whenever a row is read.
-        check_files: Look for the file of every image. `check_pairs`, which lists all that are missing, needs it off.
+        check_files: Look for the file of every image and video. `check_pairs`, which lists all that are missing,
+            needs it off.
 
     Returns:
         Columns `anchor` and `positive`, then those kept. A column is `string`, `Image`, or a struct of "image" and
-        "text" whose missing parts are `None`. Images stay paths or encoded bytes; none is decoded.
+        "text", and of "video" if there are any, whose missing parts are `None`. Images stay paths or encoded bytes;
+        none is decoded. Videos stay paths, or lists of images.
 
     Raises:
         ValueError: No rows, or one (contrastive learning needs two); a column is missing, ambiguous, or neither text
@@ -88,10 +92,11 @@ def load_pairs(
     explicit = None if image_root is None else Path(image_root).expanduser().absolute()
     folder = explicit or (rows.folder or Path()).absolute()
     if check_files:
-        remedy = "Correct the path, or pass image_root=<the folder that the image paths are relative to>."
+        remedy = "Correct the path, or pass image_root=<the folder that the paths are relative to>."
         for role in roles.values():
             root = folder if role.has_paths else explicit
-            require_image_files(table, role.image_columns, root, remedy=remedy, rows=numbers, allow_urls=allow_urls)
+            options = {"remedy": remedy, "rows": numbers, "allow_urls": allow_urls}
+            require_image_files(table, role.image_columns, root, video_columns=role.video_columns, **options)
     return assemble(table, roles, keep=keep, path_root=folder, image_root=explicit)
 
 

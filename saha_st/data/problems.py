@@ -14,13 +14,17 @@ _RULES: dict[str, tuple[Severity, str]] = {
     "only one row": ("error", "Contrastive learning needs at least two pairs to tell apart."),
     "missing column": ("error", "Name the columns: load_pairs(..., anchor=..., positive=...)."),
     "column of another kind": ("error", "Load the data with load_pairs, which declares images and refuses the rest."),
-    "empty cell": ("error", "Remove the row, or give the cell a text or an image."),
-    "empty text": ("error", "Remove the row, or give the cell a text or an image."),
+    "empty cell": ("error", "Remove the row, or give the cell a text, an image or a video."),
+    "empty text": ("error", "Remove the row, or give the cell a text, an image or a video."),
     "missing image file": ("error", "Correct the path, or pass image_root=<what the image paths are relative to>."),
     "unreadable image": ("error", "Replace the file or remove the row; it is damaged, cut short or no image."),
     "extreme side ratio": ("error", "Crop or pad the image; processors of the Qwen family refuse it."),
     "tiny image": ("warning", "See whether it is more than a blank or a tracking pixel; it will be enlarged."),
     "image behind a URL": ("warning", "Download it: it is fetched whenever the row is read, and was not checked."),
+    "missing video": ("error", "Correct the path, or pass image_root=<what the paths of videos are relative to>."),
+    "video without frames": ("error", "Remove the row, or give the video frames."),
+    "unreadable video": ("error", "Replace the file or the frame, or remove the row; a model cannot be shown it."),
+    "video behind a URL": ("error", "Download it: videos are not fetched."),
     "text that reads like a URL": ("warning", "It is embedded as text. An image goes into <column>_image or 'image'."),
     "text that reads like an image path": (
         "warning",
@@ -68,7 +72,8 @@ class PairSummary:
     Args:
         rows: The number of rows.
         counts: How often each problem occurs, listed or not.
-        modalities: For each column the number of cells that are "text", "image", "image + text" and "empty".
+        modalities: For each column the number of cells that are "text", "image", "image + text" and "empty", and of
+            the kinds with videos that there are, such as "video + text".
         distinct: For each column the number of distinct cells, which is what mining encodes.
         duplicate_pairs: Rows whose pair occurs before.
         anchors_with_several_positives: Distinct anchors with more than one distinct positive.

@@ -16,11 +16,12 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from saha_st.data.cells import cell_kind
+from saha_st.data.cells import cell_kind, with_closed_videos
 from saha_st.data.keys import cell_keys, column_keys
 from saha_st.encoding.engine import Encoder, RowReader
 from saha_st.encoding.fingerprints import Task, vector_fingerprint
 from saha_st.encoding.store import VectorStore
+from saha_st.modules.inputs import has_video
 from saha_st.ranks import Ranks
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ def encode_column(
     ranks: Ranks | None = None,
     **options: Any,
 ) -> EncodedColumn:
-    """Encode a column of strings, images, or structs of both.
+    """Encode a column of strings, images, or structs of texts, images and videos.
 
     Args:
         dataset: A map-style dataset.
@@ -172,6 +173,7 @@ def encode_iterable(
                 lambda rows, cells=cells: [cells[row] for row in rows],
                 lambda row, at=first: f"Input {at + row}",
                 has_media=not all(isinstance(cell, str) for cell in cells),
+                has_videos=any(map(has_video, cells)),
             )
             _encode_finite(distinct, store, encoder, reader, title="Encode", show_progress_bar=False)
             yield store.get(distinct.keys)[distinct.index_of_row]
@@ -262,11 +264,13 @@ def _store(
 
 
 def _reader(dataset: Dataset, column: str) -> RowReader:
-    cells = dataset.select_columns(column)
+    cells = with_closed_videos(dataset.select_columns(column))
+    kind = cell_kind(dataset.features[column])
     return RowReader(
         lambda rows: cells[rows.tolist()][column],
         lambda row: f"Row {row}, column {column!r}",
-        has_media=cell_kind(dataset.features[column]) != "text",
+        has_media=kind != "text",
+        has_videos=kind == "video",
     )
 
 

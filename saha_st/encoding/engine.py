@@ -27,12 +27,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from saha_st.encoding.fingerprints import Task
 from saha_st.errors import MemoryFullError
-from saha_st.modules.inputs import canonical_inputs
+from saha_st.modules.inputs import canonical_inputs, has_video
 from saha_st.modules.token_counts import count_tokens
 from saha_st.modules.transformer import HierarchicalPromptTransformer
 from saha_st.token_budgets import BATCH_TOKENS, deal_out
 
-_WINDOW, _MEDIA_WINDOW = 512, 64  # inputs that are sorted together; pictures are held in memory meanwhile
+# Inputs that are sorted together. Pictures are held in memory meanwhile, and of a batch of videos the frames.
+_WINDOW, _MEDIA_WINDOW, _VIDEO_WINDOW = 512, 64, 8
 _MOST_WORKERS, _MOST_LANES = 8, 4
 _TURNS = 16  # tokens that open and close the turns of a chat
 
@@ -47,11 +48,13 @@ class RowReader:
         read: Takes row numbers, returns the inputs. Called in worker processes.
         place: What to call a row in an error.
         has_media: Whether inputs may be pictures: then fewer of them are in memory at a time.
+        has_videos: Whether they may be videos: then even fewer.
     """
 
     read: Callable[[np.ndarray], list[Any]]
     place: Callable[[int], str]
     has_media: bool = True
+    has_videos: bool = False
 
 
 class Encoder:
@@ -104,14 +107,20 @@ class Encoder:
         inputs = list(inputs)
         if not inputs:
             return np.empty((0, self.model.get_embedding_dimension()), dtype=np.float32)
-        has_media = not all(isinstance(cell, str) for cell in inputs)
-        reader = RowReader(lambda rows: [inputs[row] for row in rows], lambda row: f"Input {row}", has_media)
+        reader = RowReader(
+            lambda rows: [inputs[row] for row in rows],
+            lambda row: f"Input {row}",
+            has_media=not all(isinstance(cell, str) for cell in inputs),
+            has_videos=any(map(has_video, inputs)),
+        )
         window = self.window(reader)
         parts = np.split(np.arange(len(inputs)), range(window, len(inputs), window))
         return np.concatenate([self._encode(_prepare_or_name(self._prepare, reader, part)) for part in parts])
 
     def window(self, reader: RowReader) -> int:
         """How many inputs to put into a window."""
+        if reader.has_videos:
+            return _VIDEO_WINDOW
         return _MEDIA_WINDOW if reader.has_media else _WINDOW
 
     def encode_windows(
@@ -240,7 +249,7 @@ class Encoder:
             rows, tokens = features["input_ids"].shape
             raise MemoryFullError(
                 f"{error} It was a batch of {rows} inputs of up to {tokens} tokens: lower batch_tokens="
-                f"{self.batch_tokens}, or image_tokens or max_seq_length if it is a single input."
+                f"{self.batch_tokens}, or image_tokens, num_frames or max_seq_length if it is a single input."
             ) from error
         dimension = self.model.truncate_dim
         return vectors if dimension is None else truncate_embeddings(vectors, dimension)

@@ -95,9 +95,24 @@ def _input_settings(module: Any) -> dict[str, Any]:
         "adapters": _adapters(getattr(getattr(module, "model", None), "peft_config", None)),
         "max_seq_length": getattr(module, "max_seq_length", None),
         "chat_template": getattr(processor, "chat_template", None),
-        "image_processor": getattr(getattr(processor, "image_processor", None), "to_dict", dict)(),
+        "image_processor": _settings_of(processor, "image_processor"),
         "tokenizer": vocabulary,
-    }
+    } | _video_settings(processor)
+
+
+def _settings_of(processor: Any, part: str) -> dict[str, Any]:
+    return getattr(getattr(processor, part, None), "to_dict", dict)()
+
+
+_ONLY_OF_VIDEOS = ("do_sample_frames", "return_metadata", "min_frames", "max_frames", "max_video_tokens")
+
+
+def _video_settings(processor: Any) -> dict[str, Any]:
+    """How videos are read, if that says more than how pictures are: models keep the names that they had without."""
+    pictures, videos = _settings_of(processor, "image_processor"), _settings_of(processor, "video_processor")
+    more = {name for name, value in videos.items() if pictures.get(name) != value} - {"video_processor_type"}
+    samples = videos.get("do_sample_frames") or not more <= set(_ONLY_OF_VIDEOS)
+    return {"video_processor": videos} if samples else {}
 
 
 def _adapters(configs: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -29,8 +29,13 @@ _GRIDS = {
 _BY_PICTURE = ("pixel_values", "image_sizes", "image_position_ids")
 """What has an entry for each picture where there are no grids (LLaVA, Gemma 3) ..."""
 
+_BY_ROW_WITH_PICTURES = "batch_num_images"
+"""What has an entry for each row that has pictures (LLaVA-OneVision)."""
+
 _PADDED = ("pixel_attention_mask", "aspect_ratio_ids")
 """... unless there is one of these: then every row has as many places for pictures (Idefics, SmolVLM, Mllama)."""
+
+_PIXELS_AND_MASK = ("pixel_values", "pixel_attention_mask")
 
 
 @dataclass(frozen=True)
@@ -109,17 +114,20 @@ def in_turn(rows: int, size: int) -> list[list[int]]:
     return [list(range(start, min(start + size, rows))) for start in range(0, rows, size)]
 
 
-def take_rows(features: Features, rows: Sequence[int]) -> Features:
+def take_rows(features: Features, rows: Sequence[int], *, image_token: int | None = None) -> Features:
     """The features of some rows with their pictures and videos, without the padding that all of them have.
 
     Args:
         features: A column of padded features.
         rows: At least one row, ascending.
+        image_token: Id of the token that stands for a part of a picture. Where pictures are cut into tiles of equally
+            many tokens (InternVL, Gemma 3 with pan and scan), a row's tokens tell how many tiles are its own.
 
     Raises:
         ValueError: Nothing says which row a picture belongs to.
     """
     ones = [1] * _count_rows(features)
+    features = _with_counted_tiles(features, image_token)
     if len(rows) == len(ones):
         return without_padding(features)
     entries = _entries(features)
@@ -137,7 +145,7 @@ def take_rows(features: Features, rows: Sequence[int]) -> Features:
             )
         if pieces := _pieces(entries_of_row, rows):  # rows without pictures have no key for pixels
             taken[key] = torch.cat([value[piece] for piece in pieces]) if len(pieces) > 1 else value[pieces[0]]
-    return without_padding(taken)
+    return _without_empty_places(without_padding(taken))
 
 
 def _count_rows(features: Features) -> int:
@@ -172,9 +180,38 @@ def _entries(features: Features) -> dict[str, list[int]]:
     pixels = features.get("pixel_values")
     if counts is None or pixels is None or "pixel_values" in entries or any(key in features for key in _PADDED):
         return entries
-    if len(pixels) == int(counts.sum()):
-        entries |= dict.fromkeys(_BY_PICTURE, counts.tolist())
+    counts = counts.tolist()
+    if len(pixels) == sum(counts):
+        entries |= dict.fromkeys(_BY_PICTURE, counts)
+        entries[_BY_ROW_WITH_PICTURES] = [int(count > 0) for count in counts]
     return entries
+
+
+def _with_counted_tiles(features: Features, image_token: int | None) -> Features:
+    """Count tiles instead of pictures where each tile is an entry; Sentence Transformers cuts by the same counts."""
+    pixels, ids, counts = (features.get(key) for key in ("pixel_values", "input_ids", "num_images_per_sample"))
+    if pixels is None or ids is None or counts is None or image_token is None:
+        return features
+    if any(key in features for key in (*_GRIDS, *_PADDED)) or len(pixels) == int(counts.sum()):
+        return features
+    tokens = (ids == image_token).sum(dim=1)  # (rows,)
+    total = int(tokens.sum())
+    if total == 0 or total % len(pixels) or (tokens % (total // len(pixels))).any():
+        return features
+    return {**features, "num_images_per_sample": tokens // (total // len(pixels))}
+
+
+def _without_empty_places(features: Features) -> Features:
+    """Leave out the places for pictures that no row fills, and all of them where there is no picture.
+
+    Models refuse pixels without a picture, as a mini-batch of texts would have them.
+    """
+    mask = features.get("pixel_attention_mask")
+    if not isinstance(mask, Tensor) or "pixel_values" not in features:
+        return features
+    used = int(mask.flatten(2).any(dim=2).sum(dim=1).max())  # of (rows, places, height, width)
+    kept = {key: value for key, value in features.items() if used or key not in _PIXELS_AND_MASK}
+    return kept | {key: kept[key][:, :used] for key in _PIXELS_AND_MASK if key in kept}
 
 
 def _pieces(entries: Sequence[int], rows: Sequence[int]) -> list[slice]:

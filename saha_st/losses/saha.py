@@ -107,6 +107,8 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
     Relations:
         - Without masks, and in batches without duplicates, it equals ``CachedMultipleNegativesRankingLoss`` of the
           same scale.
+        - ``MatryoshkaLoss(model, SaHaLoss(model), [1536, 512, 128])`` trains the first dimensions of a vector as well,
+          from the same two forward passes; masks and mini-batches stay, and metrics are those of the most dimensions.
 
     Example:
         ::
@@ -163,6 +165,8 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         self._dealt: list[MiniBatches | None] = []
         self._number_of_column: dict[int, int] = {}
         self._labels: Tensor | None = None
+        self._is_observed = False
+        self._image_token = getattr(getattr(model[0], "config", None), "image_token_id", None)
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
         """Return the loss of a batch, a scalar; gradients are computed when it is back-propagated.
@@ -175,6 +179,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         self._dealt = [column.get(_DEALT) for column in columns]
         self._number_of_column = {id(column): number for number, column in enumerate(columns)}
         self._labels = labels
+        self._is_observed = False
         return super().forward(columns, labels)
 
     def embed_minibatch_iter(
@@ -219,7 +224,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         try:
             if "cu_seq_lens_q" not in features:  # without padding, Sentence Transformers cuts
                 # All rows of a mini-batch are asked for: nothing is left to cut.
-                features = take_rows(features.get(_WHOLE, features), rows)
+                features = take_rows(features.get(_WHOLE, features), rows, image_token=self._image_token)
                 begin, end = 0, len(rows)
             return super().embed_minibatch(features, begin, end, *args, **kwargs)
         except torch.OutOfMemoryError as error:
@@ -345,10 +350,12 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
             if with_backward:
                 loss.backward()
                 loss = loss.detach()
-                self._observe(cosines.detach(), masked, own)
+                if not self._is_observed:
+                    self._observe(cosines.detach(), masked, own)
             total = total + loss
         if with_backward:
             torch.autograd.backward(sources, (anchors.grad, documents.grad))
+            self._is_observed = True  # `MatryoshkaLoss` comes again with fewer dimensions
         return total
 
     def _false_negatives(self, cosines: Tensor, own: Tensor, known: KnownPairs | None) -> Tensor:

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, List, Value, concatenate_datasets
 from sentence_transformers import SentenceTransformer
 
+from saha_st.data.cells import with_closed_videos
 from saha_st.encoding import (
     IN_MEMORY,
     DistinctInputs,
@@ -86,7 +87,8 @@ class MinedClusters:
 
     def _joined_to(self, dataset: Dataset, anchor: str, positive: str) -> Dataset:
         negatives = [name for name in dataset.column_names if name.startswith("negative")]
-        dataset = dataset.select_columns([anchor, positive, *negatives])
+        # A trainer reads rows whole: it would decode all frames of videos of which the model is shown a few.
+        dataset = with_closed_videos(dataset.select_columns([anchor, positive, *negatives]))
         new_names = {anchor: "anchor", positive: "positive"}
         dataset = dataset.rename_columns({old: new for old, new in new_names.items() if old != new})
         # Adding a column to selected rows would copy their images. Instead each layer is the whole source, shared,
@@ -139,8 +141,8 @@ def mine_saha_clusters(
     """Mine mutually hard clusters: everybody's positive is everybody else's hard negative.
 
     Args:
-        dataset: Pairs of one task; strings, images, or structs of both in either column. An anchor may have several
-            positives, a positive several anchors.
+        dataset: Pairs of one task; strings, images, or structs of texts, images and videos in either column. An anchor
+            may have several positives, a positive several anchors.
         model: The embedder, ideally the one that is trained afterwards.
         output_dir: Also write ``clusters.parquet`` and ``mining.json`` there.
         ranks: As in `find_saha_clusters`; the first process writes.
@@ -148,7 +150,7 @@ def mine_saha_clusters(
 
     Returns:
         The rows of ``dataset`` in cluster order, with ``label`` = [cluster, anchor, positive]; images are referred
-        to, not copied. ``info.description`` holds the statistics as JSON.
+        to, not copied, and frames of videos stay closed. ``info.description`` holds the statistics as JSON.
 
     Raises:
         ValueError: See `find_saha_clusters`.

@@ -1,42 +1,62 @@
 """One setting for the resolution of pictures: how many tokens an image may take, ``(min, max)``.
 
-Processors spell it in their own ways (``min_pixels``, ``size``, …), and a spelling that a version does not know is
-ignored silently. So the setting is translated, read back, and verified on a huge and on a tiny picture.
+Processors spell it in their own ways (pixels, tiles, grids, …), and a spelling that a version does not know is ignored
+silently. So the setting is translated, the largest value is taken whose pictures keep to it, and the processor itself
+is asked: what it makes of a huge and of a tiny picture is counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from PIL import Image
 
+from saha_st.modules.token_counts import tokens_of_pictures
 
-def set_image_tokens(processor: Any, bounds: tuple[int, int]) -> None:
+_LARGE = [(4096, 4096)] + [(1024 * rows, 1024 * columns) for rows in range(1, 7) for columns in range(1, 7)]
+"""Sizes (height, width) of pictures of which one takes as many tokens as any; the first where pictures are resized."""
+
+_SMALL = 28
+"""Side of a small picture that no processor refuses."""
+
+_SOFT_TOKENS = (70, 140, 280, 560, 1120)
+"""What Gemma 4 was trained with; its processor takes nothing else."""
+
+
+def set_image_tokens(processor: Any, bounds: tuple[int, int], *, config: Any = None) -> None:
     """Make ``processor`` spend between ``bounds[0]`` and ``bounds[1]`` tokens on an image of usual shape.
 
-    The setting lives in the processor and is saved with it.
+    The setting lives in the processor, of LLaVA in the backbone's configuration as well, and is saved with them. What
+    a processor writes between the tiles of a picture counts.
 
     Args:
-        processor: A multimodal processor of the Qwen-VL kind, whose images take one token per merged patch.
+        processor: A multimodal processor.
         bounds: Smallest and largest number of tokens per image.
+        config: The backbone's configuration.
 
     Raises:
-        ValueError: Bounds that are not 1 <= min <= max, a processor of another kind, or one that did not obey.
+        ValueError: Bounds that are not 1 <= min <= max, a processor whose pictures take a fixed number of tokens or
+            more than the largest, or one that did not obey.
     """
     low, high = _validate(bounds)
-    image_processor = getattr(processor, "image_processor", None)
-    pixels = _pixels_per_token(image_processor)
-    if pixels is None:
+    kind = image_setting(processor)
+    if kind is None:
         raise ValueError(
-            f"image_tokens is not available for {type(processor).__name__}: its image processor has no patch and "
-            "merge size. Set the resolution through processor_kwargs, in this processor's own terms."
+            f"image_tokens is not available for {type(processor).__name__}: its image processor has no setting that "
+            "bounds the tokens of a picture. Set the resolution through processor_kwargs, in this processor's own "
+            "terms, or leave image_tokens out."
         )
-    image_processor.size = {"shortest_edge": low * pixels, "longest_edge": high * pixels}
-    _verify(image_processor, low, high)
+    if kind == "pixels":
+        pixels = _pixels_per_token(processor.image_processor)
+        processor.image_processor.size = {"shortest_edge": low * pixels, "longest_edge": high * pixels}
+    else:
+        _take_largest(processor, _CANDIDATES[kind](processor, config), low, high)
+    _verify(processor, low, high)
 
 
 def get_image_tokens(processor: Any) -> tuple[int, int] | None:
-    """Read the setting back from a processor; ``None`` where it has no such notion."""
+    """Read the setting back from a processor; ``None`` where it is no number of pixels."""
     image_processor = getattr(processor, "image_processor", None)
     pixels = _pixels_per_token(image_processor)
     size = dict(getattr(image_processor, "size", None) or {})
@@ -45,10 +65,90 @@ def get_image_tokens(processor: Any) -> tuple[int, int] | None:
     return size["shortest_edge"] // pixels, size["longest_edge"] // pixels
 
 
-def count_image_tokens(image_processor: Any, image: Image.Image) -> int:
-    """Number of tokens that ``image`` takes."""
-    grid = image_processor(images=[image], return_tensors="pt")["image_grid_thw"]
-    return int(grid.prod()) // image_processor.merge_size**2
+def image_setting(processor: Any) -> str | None:
+    """How a processor bounds the tokens of a picture, as `Family.image_tokens` names it; None if it does not."""
+    image_processor = getattr(processor, "image_processor", None)
+    if _pixels_per_token(image_processor) is not None:
+        return "pixels"
+    return next((kind for kind, name in _ATTRIBUTES.items() if getattr(image_processor, name, None)), None)
+
+
+def count_image_tokens(processor: Any, image: Image.Image) -> int:
+    """Number of tokens that a processor writes in place of ``image``, what it writes between tiles included."""
+    placeholder = processor.image_token
+    ids = processor(text=[placeholder], images=[image])["input_ids"][0]
+    return len(ids) - len(processor.tokenizer(placeholder)["input_ids"]) + 1
+
+
+Candidate = Callable[[], None]  # changes the setting
+
+
+def _edges(processor: Any, config: Any) -> Iterable[Candidate]:
+    """Idefics3, SmolVLM: a picture is resized to a longest edge, and cut into tiles of this edge."""
+    image_processor = processor.image_processor
+    tile = dict(image_processor.max_image_size)["longest_edge"]
+    most = max(dict(image_processor.size)["longest_edge"] // tile, 1)
+    for tiles in range(most, 0, -1):
+        yield lambda tiles=tiles: setattr(image_processor, "size", {"longest_edge": tiles * tile})
+
+
+def _tiles(processor: Any, config: Any) -> Iterable[Candidate]:
+    """InternVL: a picture is cut into so many tiles at most, and shown whole beside them."""
+    for tiles in range(processor.image_processor.max_patches, 0, -1):
+        yield lambda tiles=tiles: setattr(processor.image_processor, "max_patches", tiles)
+
+
+def _grids(processor: Any, config: Any) -> Iterable[Candidate]:
+    """LLaVA: a picture is cut into the best of some grids of tiles; the backbone has to know the same ones."""
+    grids = sorted(map(tuple, processor.image_processor.image_grid_pinpoints), key=lambda grid: grid[0] * grid[1])
+
+    def take(number: int) -> None:
+        for owner in (processor.image_processor, config):
+            if owner is not None:
+                owner.image_grid_pinpoints = [list(grid) for grid in grids[:number]]
+
+    for number in range(len(grids), 0, -1):
+        yield lambda number=number: take(number)
+
+
+def _soft_tokens(processor: Any, config: Any) -> Iterable[Candidate]:
+    """Gemma 4: a picture is resized to about so many tokens."""
+    for tokens in reversed(_SOFT_TOKENS):
+        yield lambda tokens=tokens: setattr(processor.image_processor, "max_soft_tokens", tokens)
+
+
+_CANDIDATES = {"longest_edge": _edges, "tiles": _tiles, "grids": _grids, "soft_tokens": _soft_tokens}
+_ATTRIBUTES = {
+    "longest_edge": "max_image_size",
+    "tiles": "max_patches",
+    "grids": "image_grid_pinpoints",
+    "soft_tokens": "max_soft_tokens",
+}
+"""What an image processor has if it is of a kind."""
+
+
+def _take_largest(processor: Any, candidates: Iterable[Candidate], low: int, high: int) -> None:
+    """Take the first setting, of the largest first, whose pictures keep to ``high``."""
+    most = 0
+    for take in candidates:
+        take()
+        most = max(_count_large(processor))
+        if most <= high:
+            return
+    raise ValueError(
+        f"image_tokens=({low}, {high}): {type(processor).__name__} spends at least {most} tokens on a picture. Raise "
+        "the maximum."
+    )
+
+
+def _count_large(processor: Any) -> list[int]:
+    """Tokens of large pictures; of a processor that has to see them (SmolVLM), of the first, which is the worst."""
+    small = Image.new("RGB", (_SMALL, _SMALL))
+    counted = tokens_of_pictures(processor, [(_SMALL, _SMALL), *_LARGE])
+    if counted is None:
+        return [count_image_tokens(processor, Image.new("RGB", _LARGE[0]))]
+    around = count_image_tokens(processor, small) - counted[0]  # what Gemma 4 writes before and after a picture
+    return [count + around for count in counted[1:]]
 
 
 def _pixels_per_token(image_processor: Any) -> int | None:
@@ -63,15 +163,15 @@ def _validate(bounds: tuple[int, int]) -> tuple[int, int]:
     return bounds[0], bounds[1]
 
 
-def _verify(image_processor: Any, low: int, high: int) -> None:
-    side = image_processor.patch_size * image_processor.merge_size
-    large = count_image_tokens(image_processor, Image.new("RGB", (4096, 4096)))
-    small = count_image_tokens(image_processor, Image.new("RGB", (side, side)))
+def _verify(processor: Any, low: int, high: int) -> None:
+    large = count_image_tokens(processor, Image.new("RGB", _LARGE[0]))
+    small = count_image_tokens(processor, Image.new("RGB", (_SMALL, _SMALL)))
     # Sides are rounded to whole tokens, so a square picture can miss a bound that is no square number.
     if large > high or small < min(low, _floor_square(high)):
         raise ValueError(
-            f"{type(image_processor).__name__} does not obey image_tokens=({low}, {high}): a 4096x4096 picture takes "
-            f"{large} tokens, a {side}x{side} picture {small}."
+            f"{type(processor).__name__} does not obey image_tokens=({low}, {high}): a 4096x4096 picture takes "
+            f"{large} tokens, a {_SMALL}x{_SMALL} picture {small}. It may know only a few sizes: choose bounds around "
+            "these."
         )
 
 

@@ -2,24 +2,25 @@
 
 The order of a dict's keys, a ``None`` that `datasets` filled in, the colour mode of a picture or a text that happens
 to look like a path must not change an embedding. A cell becomes ``{"image": ..., "video": ..., "text": ...}`` with
-only the parts that are there, media first; chat messages pass through.
+only the parts that are there, media first; chat messages pass through. Pictures are decoded, videos only opened.
 """
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
-from sentence_transformers.base.modality import is_image_url_or_path, is_message_dict
+from sentence_transformers.base.modality import is_image_url_or_path, is_message_dict, is_video_url_or_path
+
+from saha_st.modules.images import MAX_SIDE_RATIO, open_image
+from saha_st.modules.video_frames import Clip
+from saha_st.modules.videos import open_video
+
+__all__ = ["MAX_SIDE_RATIO", "canonical_inputs", "has_media", "open_image"]
 
 logger = logging.getLogger(__name__)
-
-MAX_SIDE_RATIO = 200
-"""Longest by shortest side from which image processors of the Qwen-VL family refuse a picture."""
 
 _PART_ORDER = ("image", "video", "audio", "text")
 
@@ -33,7 +34,8 @@ def canonical_inputs(inputs: Sequence[Any], *, supported: Sequence[Any]) -> list
         supported: Modalities of the model, as in `Transformer.modalities`.
 
     Raises:
-        ValueError: An input that is None or empty, a part the model cannot take, a picture that is missing,
+        ImportError: A video file, and PyAV is not installed.
+        ValueError: An input that is None or empty, a part the model cannot take, a picture or video that is missing,
             unreadable or too oblong. The message gives the position within the batch.
     """
     rows = []
@@ -45,6 +47,13 @@ def canonical_inputs(inputs: Sequence[Any], *, supported: Sequence[Any]) -> list
     return rows
 
 
+def is_bare_video(cell: Any) -> bool:
+    """Whether an input is a video in memory without a mapping around it: an array, or one with its metadata."""
+    if isinstance(cell, Mapping):
+        return "array" in cell and "video_metadata" in cell
+    return len(getattr(cell, "shape", ())) == 4
+
+
 def has_media(cell: Any) -> bool:
     """Whether a canonical input holds an image, a video or audio."""
     if isinstance(cell, Mapping) and not is_message_dict(cell):
@@ -54,12 +63,23 @@ def has_media(cell: Any) -> bool:
     return any("text" not in part for content in contents if isinstance(content, list) for part in content)
 
 
+def has_video(cell: Any) -> bool:
+    """Whether an input, canonical or not, holds a video."""
+    if isinstance(cell, list):
+        return any(map(has_video, cell))
+    if not isinstance(cell, Mapping) or is_bare_video(cell):
+        return is_bare_video(cell)
+    return cell.get("video") is not None or cell.get("type") == "video" or has_video(cell.get("content"))
+
+
 def _canonical(cell: Any, supported: Sequence[Any]) -> Any:
     if isinstance(cell, str):
-        _warn_if_it_looks_like_an_image(cell)
+        _warn_if_it_looks_like_media(cell)
         return {"text": cell}
     if isinstance(cell, Image.Image):
         cell = {"image": cell}
+    elif is_bare_video(cell):
+        cell = {"video": cell}
     if is_message_dict(cell):
         return [_canonical_message(cell)]
     if isinstance(cell, list) and cell and is_message_dict(cell[0]):
@@ -74,74 +94,55 @@ def _canonical(cell: Any, supported: Sequence[Any]) -> Any:
 def _canonical_parts(cell: Mapping[str, Any], supported: Sequence[Any]) -> dict[str, Any]:
     parts = {name: cell[name] for name in _PART_ORDER if cell.get(name) is not None}
     if not parts:
-        raise ValueError(f"it has no content: {dict(cell)!r}. Give a text, an image, or both.")
+        raise ValueError(f"it has no content: {dict(cell)!r}. Give a text, an image, a video, or several of them.")
     for name in parts:
         if not any(name == modality or name in modality for modality in supported if modality != "message"):
             raise ValueError(f"it has a part {name!r}, but this model takes only {_names(supported)}.")
     if "image" in parts:
         images = parts["image"]
         parts["image"] = [open_image(image) for image in images] if isinstance(images, list) else open_image(images)
+    if "video" in parts:
+        parts["video"] = _opened(parts["video"])
     return parts
+
+
+def _opened(video: Any) -> Any:
+    return video if isinstance(video, Clip) else open_video(video)
 
 
 def _canonical_message(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, list):
-        content = [
-            {**part, "image": open_image(part["image"])} if isinstance(part, Mapping) and part.get("image") else part
-            for part in content
-        ]
+        content = [_canonical_part(part) if isinstance(part, Mapping) else part for part in content]
     return {**message, "content": content}
 
 
-def open_image(image: Any) -> Any:
-    """Return a picture in RGB, from a picture, a path, or the ``{"path", "bytes"}`` of `datasets`.
-
-    URLs, arrays and tensors pass through; the processor takes those.
-
-    Raises:
-        ValueError: The file is missing or no picture, or one side is `MAX_SIDE_RATIO` times the other.
-    """
-    if isinstance(image, Mapping):
-        image = io.BytesIO(image["bytes"]) if image.get("bytes") else image.get("path")
-    if isinstance(image, str) and image.startswith(("http://", "https://", "data:")):
-        return image
-    if isinstance(image, str | os.PathLike | io.BytesIO):
-        image = _read(image)
-    if not isinstance(image, Image.Image):
-        return image
-    short, long = sorted(image.size)
-    if short == 0 or long / short >= MAX_SIDE_RATIO:
-        raise ValueError(
-            f"the image is {image.width}x{image.height} pixels; one side may be at most {MAX_SIDE_RATIO} times the "
-            "other. Crop or pad it."
-        )
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _read(source: str | os.PathLike[str] | io.BytesIO) -> Image.Image:
-    name = "its bytes" if isinstance(source, io.BytesIO) else repr(os.fspath(source))
-    try:
-        image = Image.open(source)
-        image.load()
-        return image
-    except FileNotFoundError as error:
-        raise ValueError(f"the image file {name} does not exist.") from error
-    except OSError as error:
-        raise ValueError(f"the image {name} cannot be read ({error}). Replace the file or drop the row.") from error
+def _canonical_part(part: Mapping[str, Any]) -> dict[str, Any]:
+    """A part of a message; transformers takes the place of a video under three names."""
+    if part.get("image"):
+        return {**part, "image": open_image(part["image"])}
+    names = [name for name in ("video", "url", "path") if part.get(name) is not None]
+    if names and (names[0] == "video" or part.get("type") == "video"):
+        return {"type": "video", "video": _opened(part[names[0]])}
+    return dict(part)
 
 
 _warned: set[str] = set()
 
 
-def _warn_if_it_looks_like_an_image(text: str) -> None:
-    if "image-like text" in _warned or not is_image_url_or_path(text):
+def _warn_if_it_looks_like_media(text: str) -> None:
+    if "media-like text" in _warned:
         return
-    _warned.add("image-like text")
+    kind = "image" if is_image_url_or_path(text) else "video" if is_video_url_or_path(text) else None
+    if kind is None:
+        return
+    _warned.add("media-like text")
     logger.warning(
-        'The text %r looks like an image file or URL. It is embedded as text; pass {"image": ...} to embed '
-        "the picture. (Said once.)",
+        'The text %r looks like the file or URL of %s. It is embedded as text; pass {"%s": ...} to embed what is '
+        "there. (Said once.)",
         text[:200],
+        "an image" if kind == "image" else "a video",
+        kind,
     )
 
 

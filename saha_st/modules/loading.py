@@ -15,9 +15,12 @@ from saha_st.card.data import SaHaModelCardData
 from saha_st.card.sidecars import MINING_FILE, RECIPE_FILE, REPORTS_DIR
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.modules.bare_adapter import base_of, find_bare_adapter, put_adapter
+from saha_st.modules.families import check_family
 from saha_st.modules.image_tokens import set_image_tokens
 from saha_st.modules.sources import not_loadable, resolve_model, shown_name
 from saha_st.modules.transformer import HierarchicalPromptTransformer
+from saha_st.modules.video_frames import set_frames
+from saha_st.modules.video_tokens import set_video_tokens
 from saha_st.modules.weight_names import load_renamed
 from saha_st.prompts import HierarchicalPrompt
 
@@ -42,6 +45,8 @@ def load_embedder(
     *,
     prompt: HierarchicalPrompt | None = None,
     image_tokens: tuple[int, int] | None = None,
+    num_frames: int | None = None,
+    video_tokens: tuple[int, int] | None = None,
     max_seq_length: int | None = None,
     device: str | None = None,
     **kwargs: Any,
@@ -54,8 +59,12 @@ def load_embedder(
     Args:
         model_name_or_path: A Hub id, a local folder, or one of the embedded ``saha-tiny-base`` and ``saha-tiny``: a
             checkpoint, a plain LLM, or a LoRA/DoRA adapter that PEFT saved of one.
-        prompt: The prompt; by default the one in the checkpoint, and for a plain LLM or adapter the paper's.
+        prompt: The prompt; by default what the checkpoint of an embedder has, ours or not, and for a plain LLM or
+            adapter the paper's. An embedder keeps its pooling in any case.
         image_tokens: Smallest and largest number of tokens per image; saved with the model.
+        num_frames: Frames that the model is shown of a video, evenly spaced; saved with the model. By default the
+            checkpoint's own number, and for a plain LLM or adapter 8, as in MMEB-V2.
+        video_tokens: Smallest and largest number of tokens of all these frames; saved with the model.
         max_seq_length: Longest input in tokens, images and prompt included.
         device: Torch device, by default the best available.
         **kwargs: As in `SentenceTransformer`: ``model_kwargs``, ``processor_kwargs``, ``revision``, ``token``,
@@ -68,8 +77,8 @@ def load_embedder(
         NoLanguageModelError: A Sentence Transformer that begins with another module than `Transformer`.
         OSError: A name that cannot be loaded from the Hub.
         ValueError: A folder that is no checkpoint, an adapter without its base or with tensors that have no place in
-            it, a model without a chat template, a chat template that drops the prompt, or image bounds that the
-            processor does not obey.
+            it, a backbone that is known not to work, a model without a chat template, a chat template that drops the
+            prompt, or bounds of images or videos or a number of frames that the processor does not obey.
 
     Example:
         >>> model = load_embedder("saha-tiny-base")
@@ -98,7 +107,10 @@ def load_embedder(
     if prompt is not None:
         set_prompt(model, prompt, model_name_or_path)
     if image_tokens is not None:
-        set_image_tokens(transformer.processor, image_tokens)
+        set_image_tokens(transformer.processor, image_tokens, config=transformer.model.config)
+    set_frames(transformer.processor, num_frames, is_embedder=is_embedder)
+    if video_tokens is not None:
+        set_video_tokens(transformer.processor, video_tokens)
     if max_seq_length is not None:
         transformer.max_seq_length = max_seq_length
     return model
@@ -113,12 +125,18 @@ def set_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str
         name: What to call the model in an error.
 
     Raises:
-        ValueError: A model without a chat template, or one that drops the prompt.
+        ValueError: A backbone that is known not to work, no chat template, or one that drops the prompt.
     """
+    check_family(model[0].model, name, sees="image" in model[0].modalities)
     if model[0].chat_template is None:
         raise ValueError(
             f"The model {name!r} has no chat template, so it cannot be prompted. Use its instruction-tuned "
             "sibling, or set processor.chat_template in the checkpoint."
+        )
+    if "message" not in model[0].modalities:
+        raise ValueError(
+            f"The tokenizer of {name!r} has a chat template and its processor, a {type(model[0].processor).__name__}, "
+            "has none, so no prompt would reach the model. Set processor.chat_template in the checkpoint."
         )
     model[0].prompt = prompt
     # The same text twice: here for people and for tools that read `prompts`, in the template for every engine.

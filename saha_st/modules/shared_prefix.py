@@ -3,7 +3,8 @@
 With a hierarchical prompt that is more than half of all tokens of a caption. The common prefix runs as one row, its
 keys and values are handed to every row, and only what differs is run on top of them. The hidden states are those of
 the plain forward, up to the rounding of another order of sums, as long as the backbone is causal and its cache can be
-continued. Whether that is so is not guessed from its name: the first batch is run in both ways and compared.
+continued. Where a family is known not to be so it is not tried; whether it is so is never believed: the first batch is
+run in both ways and compared.
 
 Not while training: the prefix would see one dropout mask for all rows, and the cached loss, which runs each row
 twice, would see two different ones.
@@ -20,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import DynamicCache
+
+from saha_st.modules.families import family_of
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,8 @@ class SharedPrefix:
         self._config = config
         found = _media_tokens(config.to_dict()) | (_media_tokens(vars(processor)) if processor is not None else set())
         self._media_tokens = torch.tensor(sorted(found), dtype=torch.long)
+        family = family_of(config.model_type)
+        self._shareable = {"text", "images"} if family is None else family.shares_prefix
         self._agrees: dict[tuple[Any, ...], bool] = {}  # by kind of batch: whether sharing gave the plain states
 
     def forward(self, features: Features, plain: Forward, model: Any) -> Tensor | None:
@@ -58,7 +63,7 @@ class SharedPrefix:
             model: The backbone; gives M-RoPE positions if it has them.
         """
         kind = self._kind(features, model)
-        if self._agrees.get(kind) is False:
+        if ("images" if _has_media(features) else "text") not in self._shareable or self._agrees.get(kind) is False:
             return None
         length = self._prefix_length(features)
         if length < _SHORTEST_PREFIX:

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from saha_st.modules.video_frames import Clip, frames_together, shown_frames
+
 _UNKNOWN_PICTURE = 256  # tokens of a picture whose size or processor does not tell
 _UNKNOWN_VIDEO = 2048
+_TIMES = 12  # tokens that say when each frame is, for processors that write that between frames
 
 Part = tuple[str, Any]  # "text", "image", "video" or "audio", and its content
 
@@ -22,15 +25,20 @@ def count_tokens(module: Any, inputs: Sequence[Any]) -> np.ndarray:
         inputs: Canonical inputs, see `canonical_inputs`, chat messages among them.
 
     Returns:
-        Shape (inputs,), int64. Exact for text, and for pictures where the processor tells (Qwen-VL, LLaVA, Idefics);
-        an estimate for videos, for sound, and for pictures that are not open.
+        Shape (inputs,), int64. Exact for text, and for pictures and videos where the processor tells (pictures:
+        Qwen-VL, LLaVA, Idefics; videos: Qwen2-VL, Qwen2.5-VL); an estimate for other videos, for sound, and for
+        pictures that are not open.
     """
     parts = [list(_parts(cell)) for cell in inputs]
     texts = ["".join(content for kind, content in row if kind == "text") for row in parts]
     counts = [len(ids) for ids in module.tokenizer(texts, add_special_tokens=False)["input_ids"]]
     sizes = {_size(content) for row in parts for kind, content in row if kind == "image"} - {None}
     known = dict(zip(sizes, tokens_of_pictures(module.processor, list(sizes)) or (), strict=False))
-    media = [sum(_tokens_of_part(part, known) for part in row) for row in parts]
+    clips = [shown_size(module, content) for row in parts for kind, content in row if kind == "video"]
+    videos = iter(tokens_of_videos(module.processor, clips) or [_UNKNOWN_VIDEO] * len(clips))
+    media = [
+        sum(next(videos) if part[0] == "video" else _tokens_of_part(part, known) for part in row) for row in parts
+    ]
     return np.array(counts, dtype=np.int64) + np.array(media, dtype=np.int64)
 
 
@@ -50,11 +58,42 @@ def tokens_of_pictures(processor: Any, sizes: Sequence[tuple[int, int]]) -> list
         return None
 
 
+def tokens_of_videos(processor: Any, sizes: Sequence[tuple[int, int, int]]) -> list[int] | None:
+    """Tokens of videos, as the processor itself counts them; None if it does not.
+
+    Args:
+        processor: A multimodal processor.
+        sizes: (frames, height, width) of each video: the frames that the model is shown, and pixels.
+    """
+    count = getattr(processor, "_get_num_multimodal_tokens", None)
+    if count is None or not sizes:
+        return None
+    try:
+        found = count(video_sizes=[list(size) for size in sizes])["num_video_tokens"]
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
+        return None
+    if found is None:
+        return None
+    times = _TIMES if hasattr(processor, "_calculate_timestamps") else 0
+    return [
+        tokens + times * -(-frames // frames_together(processor.video_processor))
+        for tokens, (frames, _, _) in zip(found, sizes, strict=True)
+    ]
+
+
+def shown_size(module: Any, video: Any) -> tuple[int, int, int]:
+    """Frames that a model is shown of a video that is open, and their height and width."""
+    if isinstance(video, Clip):
+        return video.frames.shape[:3]
+    options = module.processing_kwargs.get("video")
+    return len(shown_frames(video, module.processor, options)), video.height, video.width
+
+
 def _tokens_of_part(part: Part, known: Mapping[Any, int]) -> int:
     kind, content = part
     if kind == "text":
         return 0  # counted all at once
-    return known.get(_size(content), _UNKNOWN_PICTURE) if kind == "image" else _UNKNOWN_VIDEO
+    return known.get(_size(content), _UNKNOWN_PICTURE)
 
 
 def _parts(cell: Any) -> Iterator[Part]:

@@ -21,6 +21,7 @@ from torch import Tensor
 from saha_st.modules.adapter_files import write_whole_names
 from saha_st.modules.inputs import canonical_inputs, has_media
 from saha_st.modules.shared_prefix import SharedPrefix
+from saha_st.modules.video_frames import read_clips, take_frames
 from saha_st.prompts import HierarchicalPrompt
 
 REQUIREMENTS = {
@@ -36,8 +37,9 @@ REQUIREMENTS = {
 class HierarchicalPromptTransformer(Transformer):
     """A multimodal LLM behind a hierarchical prompt; takes what `Transformer` takes.
 
-    Inputs are strings, PIL images, dicts ``{"image": ..., "text": ...}`` (an image or a list of them) or chat
-    messages; features are those of `Transformer`, with the generation prompt open at the end of every row.
+    Inputs are strings, PIL images, dicts ``{"image": ..., "video": ..., "text": ...}`` (an image or a list of them; a
+    video as `open_video` takes it) or chat messages; features are those of `Transformer`, with the generation prompt
+    open at the end of every row.
 
     Source: Ju & Lee, arXiv 2508.00955, section 3.1.
     """
@@ -49,16 +51,11 @@ class HierarchicalPromptTransformer(Transformer):
         # Packing rows without padding is not supported by multimodal position ids (Qwen2-VL), and gains nothing
         # where images are in the batch.
         module.unpad_inputs = False
-        kwargs = module.processing_kwargs
-        module.processing_kwargs = {
-            **kwargs,
-            "chat_template": {**kwargs.get("chat_template", {}), "add_generation_prompt": True},
-        }
         return module
 
     @property
     def prompt(self) -> HierarchicalPrompt | None:
-        """The hierarchical prompt in the chat template; assigning another one replaces it."""
+        """The hierarchical prompt in the chat template; assigning another one replaces it, and opens the answer."""
         return HierarchicalPrompt.from_chat_template(self.chat_template)
 
     @prompt.setter
@@ -67,6 +64,9 @@ class HierarchicalPromptTransformer(Transformer):
         self.processor.chat_template = template
         # A tokenizer may carry a copy that other engines read.
         self.tokenizer.chat_template = template
+        kwargs = self.processing_kwargs
+        opened = {**kwargs.get("chat_template", {}), "add_generation_prompt": True}
+        self.processing_kwargs = {**kwargs, "chat_template": opened}
         self._chat_template_suffix_cache.clear()
 
     @property
@@ -93,12 +93,13 @@ class HierarchicalPromptTransformer(Transformer):
             ValueError: An input that cannot be embedded, or one that does not fit into ``max_seq_length`` tokens
                 even without any text of its own. The message gives its position, the counts and the way out.
         """
-        rows = canonical_inputs(inputs, supported=self.modalities)
+        rows = self._with_clips(canonical_inputs(inputs, supported=self.modalities), processing_kwargs)
         limit = self._token_limit(processing_kwargs, kwargs)
 
         def render(rows: list[Any], *, truncation: bool = True) -> dict[str, Any]:
-            options = processing_kwargs if truncation else _untruncated(processing_kwargs)
-            return super(HierarchicalPromptTransformer, self).preprocess(rows, prompt, options, **kwargs)
+            return self._render(
+                rows, prompt, processing_kwargs if truncation else _untruncated(processing_kwargs), kwargs
+            )
 
         def length(row: Any) -> int:
             return int(render([row], truncation=False)["attention_mask"].sum())
@@ -168,6 +169,34 @@ class HierarchicalPromptTransformer(Transformer):
         # The class goes by the stock class's name, so pickle cannot find it by name.
         return _new, (), self.__dict__
 
+    def _with_clips(self, rows: list[Any], processing_kwargs: dict[str, Any] | None) -> list[Any]:
+        """Decode the frames of videos that the processor chooses."""
+        options = self._merge_processing_kwargs(processing_kwargs).get("video")
+        clips = []
+        for index, row in enumerate(rows):
+            try:
+                clips.append(read_clips(row, self.processor, options))
+            except ValueError as error:
+                raise ValueError(f"Input {index} of the batch: {error}") from error.__cause__
+        return clips
+
+    def _render(
+        self, rows: list[Any], prompt: str | None, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The stock module's features of canonical inputs whose videos are decoded."""
+        rows, of_videos = take_frames(rows)
+        if not of_videos:
+            return super().preprocess(rows, prompt, processing_kwargs, **kwargs)
+        options = processing_kwargs or {}
+        try:
+            options = {**options, "video": {**options.get("video", {}), **of_videos}}
+            return super().preprocess(rows, prompt, options, **kwargs)
+        except ValueError as error:
+            raise ValueError(
+                f"{type(self.processor).__name__} cannot read a batch with videos: {error} Its chat template needs a "
+                "place for a video; of the families that are tested, Qwen-VL reads videos."
+            ) from error
+
     def _token_limit(self, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]) -> int | None:
         """Longest row in tokens, from the most specific setting to the least, as the stock module looks it up."""
         text_kwargs = self._merge_processing_kwargs(processing_kwargs).get("text", {})
@@ -230,7 +259,7 @@ def _untruncated(processing_kwargs: dict[str, Any] | None) -> dict[str, Any]:
 
 def _too_long(index: int, total: int, limit: int, *, text_tokens: int) -> ValueError:
     return ValueError(
-        f"Input {index} of the batch: {total - text_tokens} tokens of images and prompt do not leave room within "
-        f"max_seq_length={limit}. Raise max_seq_length, lower image_tokens, or shorten the prompt; images and prompt "
-        "are never cut."
+        f"Input {index} of the batch: {total - text_tokens} tokens of images, videos and prompt do not leave room "
+        f"within max_seq_length={limit}. Raise max_seq_length, lower image_tokens or num_frames, or shorten the "
+        "prompt; images, videos and prompt are never cut."
     )

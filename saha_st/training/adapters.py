@@ -14,12 +14,10 @@ from peft import LoraConfig
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from saha_st.modules.families import known_or_by_structure
 from saha_st.training.config import AdapterConfig
 
 logger = logging.getLogger(__name__)
-
-VISION_MODULES = ("visual", "vision_tower", "vision_model", "image_newline")
-"""Names under which transformers keeps a vision tower, its projector included where it belongs to the tower."""
 
 
 def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int = 0) -> None:
@@ -49,10 +47,11 @@ def add_adapter(model: SentenceTransformer, config: AdapterConfig, *, seed: int 
 
 
 def freeze_vision(model: SentenceTransformer) -> int:
-    """Freeze the vision tower; returns how many parameters that are."""
+    """Freeze what only pictures run through; returns how many parameters that are."""
+    parts = known_or_by_structure(model[0].model).vision
     frozen = 0
     for name, parameter in model[0].model.named_parameters():
-        if set(name.split(".")) & set(VISION_MODULES):
+        if name.split(".")[0] in parts:
             parameter.requires_grad_(False)
             frozen += parameter.numel()
     return frozen
@@ -79,11 +78,13 @@ def language_model_layers(backbone: nn.Module, names: tuple[str, ...]) -> str:
     Raises:
         ValueError: No linear layer of the language model has one of the names.
     """
+    family = known_or_by_structure(backbone)
     linear = [name for name, module in backbone.named_modules() if isinstance(module, nn.Linear)]
-    owner = r"(.*\.)?language_model\..*" if hasattr(backbone, "language_model") else r"(?!.*vision).*"
+    others = "|".join(map(re.escape, (*family.vision, "vision")))
+    owner = rf"{re.escape(family.language_model)}\..*" if family.language_model else rf"(?!.*({others})).*"
     pattern = rf"{owner}\.({'|'.join(map(re.escape, names))})"
     if not any(re.fullmatch(pattern, name) for name in linear):
-        found = sorted({name.rsplit(".", 1)[-1] for name in linear if not set(name.split(".")) & set(VISION_MODULES)})
+        found = sorted({name.rsplit(".", 1)[-1] for name in linear if re.fullmatch(rf"{owner}\..*", name)})
         raise ValueError(
             f"adapter.target_modules={list(names)} names no linear layer of {type(backbone).__name__}'s language "
             f"model; it has {', '.join(found) or 'none'}."

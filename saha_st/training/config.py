@@ -106,7 +106,7 @@ class LossConfig:
     def __post_init__(self) -> None:
         for name in ("mini_batch_size", "mini_batch_num_tokens"):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if value is not None and not _is_count(value):
                 raise ValueError(f"loss: {name} must be a whole number, at least 1, or null; got {value!r}.")
 
 
@@ -140,10 +140,15 @@ class RunConfig:
         eval_data: Held-out pairs for evaluation during training (hit@1 among their positives).
         prompt: The hierarchical prompt; None for the model's own, or the paper's.
         image_tokens: Smallest and largest number of tokens per image.
+        num_frames: Frames that the model is shown of a video; None for the model's own number.
+        video_tokens: Smallest and largest number of tokens of all these frames.
         max_seq_length: Longest input in tokens. Above 4,096 it is also the default of ``loss.mini_batch_num_tokens``.
         model_kwargs: Passed to `transformers` when the model is loaded, ``dtype`` for instance.
         mining: How clusters are mined; None trains on random batches instead (the in-batch baseline).
         loss: Arguments of the loss.
+        matryoshka_dims: Train the first so many dimensions of a vector to be an embedding by themselves, with
+            `MatryoshkaLoss` around the loss: ``[1536, 512, 128]``, the model's own dimension among them. None: only
+            the whole vector.
         adapter: LoRA/DoRA; None trains the weights themselves.
         train_vision: Also train the vision tower. Never with an adapter.
         training: Arguments of `SentenceTransformerTrainingArguments`.
@@ -155,10 +160,13 @@ class RunConfig:
     eval_data: tuple[DataConfig, ...] = ()
     prompt: HierarchicalPrompt | None = None
     image_tokens: tuple[int, int] | None = None
+    num_frames: int | None = None
+    video_tokens: tuple[int, int] | None = None
     max_seq_length: int | None = None
     model_kwargs: Mapping[str, Any] = field(default_factory=dict)
     mining: MiningConfig | None = field(default_factory=MiningConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    matryoshka_dims: tuple[int, ...] | None = None
     adapter: AdapterConfig | None = field(default_factory=AdapterConfig)
     train_vision: bool = False
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -171,6 +179,11 @@ class RunConfig:
                 "train_vision=True trains the vision tower's own weights, which an adapter checkpoint does not hold. "
                 "Set adapter: null to train weights, or train_vision: false."
             )
+        dims = self.matryoshka_dims
+        if dims is not None and not (isinstance(dims, tuple) and dims and all(map(_is_count, dims))):
+            raise ValueError(f"matryoshka_dims must be whole numbers, each at least 1, or null; got {dims!r}.")
+        if dims is not None and len(set(dims)) < len(dims):
+            raise ValueError(f"matryoshka_dims names a dimension twice: {list(dims)}.")
         longest, budget = self.max_seq_length, self.loss.mini_batch_num_tokens
         if budget is not None and longest is not None and budget < longest:
             raise ValueError(
@@ -200,6 +213,7 @@ class RunConfig:
             ),
             "prompt": lambda item: item and _build(HierarchicalPrompt, item, "prompt"),
             "image_tokens": lambda item: item and tuple(item),
+            "video_tokens": lambda item: item and tuple(item),
             "mining": lambda item: item and _build(MiningConfig, item, "mining"),
             "loss": lambda item: _build(LossConfig, item or {}, "loss"),
             "adapter": lambda item: item and _build(AdapterConfig, item, "adapter"),
@@ -235,6 +249,8 @@ class RunConfig:
         """The config as plain values that `from_dict` reads back."""
         values = asdict(self)
         values["prompt"] = self.prompt.to_dict() if self.prompt else None
+        if self.matryoshka_dims is None:  # as in the files of before there was the key
+            del values["matryoshka_dims"]
         return _plain(values)
 
 
@@ -260,6 +276,10 @@ def _read_config(config: str | Path) -> str:
     if str(config) in recipe_names():
         return (resources.files("saha_st") / "recipes" / f"{config}.yaml").read_text(encoding="utf8")
     raise FileNotFoundError(f"{str(config)!r} is neither a file nor a recipe; recipes: {', '.join(recipe_names())}.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _as_list(items: Any, where: str) -> list[Any]:

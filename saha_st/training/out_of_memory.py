@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from saha_st.data.cells import cell_parts
+from saha_st.data.cells import cell_parts, cell_video, with_closed_videos
 from saha_st.losses.mini_batches import FailedMiniBatch
 from saha_st.mining.miner import LABEL
+from saha_st.modules.videos import open_video
 from saha_st.training.config import RunConfig
 
-Sizes = tuple[tuple[int, int], ...]
-"""Width and height of the pictures of a cell."""
+Sizes = tuple[tuple[int, ...], ...]
+"""Width and height of the pictures of a cell; of its video also the number of frames."""
 
 _SHOWN = 8  # rows of the mini-batch
 
@@ -59,20 +60,32 @@ def remedies(config: RunConfig) -> str:
         budget = loss.mini_batch_num_tokens or f"the default, {config.mini_batch_num_tokens}"
         settings.append(f"loss.mini_batch_num_tokens (now {budget})")
     settings.append(f"image_tokens (now {_shown(config.image_tokens)})")
+    settings.append(f"num_frames (now {_shown(config.num_frames)})")
+    settings.append(f"video_tokens (now {_shown(config.video_tokens)})")
     settings.append(f"max_seq_length (now {_shown(config.max_seq_length)})")
     checkpointing = "" if config.training.get("gradient_checkpointing") else ", or set gradient_checkpointing: true"
     return f"Lower {', '.join(settings)}{checkpointing}; the batch size decides little."
 
 
-def image_sizes(cell: Any) -> Sizes:
-    """Width and height of the pictures of a cell."""
+def media_sizes(cell: Any) -> Sizes:
+    """Width and height of the pictures of a cell, and of its video.
+
+    Raises:
+        ImportError, ValueError: The video cannot be opened, as `open_video`.
+    """
     images, _ = cell_parts(cell)
-    return tuple(image.size for image in images if hasattr(image, "size"))
+    sizes = tuple(image.size for image in images if hasattr(image, "size"))
+    if (video := cell_video(cell)) is None:
+        return sizes
+    opened = open_video(video)
+    return (*sizes, (opened.width, opened.height, opened.total_frames))
 
 
-def describe_sizes(sizes: Sizes) -> str:
-    """Sizes for a message, such as ``640x480, 32x32``."""
-    return ", ".join(f"{width}x{height}" for width, height in sizes)
+def describe_media(sizes: Sizes) -> str:
+    """Sizes for a message, such as ``images 640x480, 32x32`` or ``video 640x480 of 240 frames``."""
+    images = [f"{size[0]}x{size[1]}" for size in sizes if len(size) == 2]
+    videos = [f"video {size[0]}x{size[1]} of {size[2]} frames" for size in sizes if len(size) == 3]
+    return ", ".join([f"image{'s' * (len(images) > 1)} {', '.join(images)}"] * bool(images) + videos)
 
 
 def _where(
@@ -107,8 +120,8 @@ def _find(failed: FailedMiniBatch, datasets: Mapping[str, Dataset]) -> dict[str,
 
 
 def _describe_row(dataset: Dataset, column: str, entry: int, row_ids: Sequence[int]) -> str:
-    sizes = image_sizes(dataset.select_columns([column])[entry][column])
-    return f"{row_ids[entry]}" + (f" (image{'s' * (len(sizes) > 1)} {describe_sizes(sizes)})" if sizes else "")
+    sizes = media_sizes(with_closed_videos(dataset.select_columns([column]))[entry][column])
+    return f"{row_ids[entry]}" + (f" ({describe_media(sizes)})" if sizes else "")
 
 
 def _shown(value: Any) -> str:

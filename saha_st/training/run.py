@@ -25,6 +25,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from sentence_transformers.base.evaluation import BaseEvaluator
+from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from transformers import PrinterCallback, TrainerCallback
 
 from saha_st.card.data import SaHaModelCardData
@@ -50,6 +51,7 @@ from saha_st.training.checkpoints import last_whole_checkpoint, open_output_dir
 from saha_st.training.config import RunConfig
 from saha_st.training.evaluator import PairRetrievalEvaluator
 from saha_st.training.out_of_memory import explain_out_of_memory
+from saha_st.training.probes import probes_of
 from saha_st.training.sources import PairSource, load_sources
 
 logger = logging.getLogger(__name__)
@@ -108,7 +110,7 @@ def train(
         if args.batch_sampler is RunBatchSampler and ranks.is_main:
             warn_of_leftovers(datasets, args.train_batch_size)
     choose_trainable(model, config, seed=args.seed)
-    trainer = build_trainer(args, model, datasets, loss, evaluators, callbacks)
+    trainer = build_trainer(args, model, datasets, loss, evaluators, callbacks, config.matryoshka_dims)
     if not show_progress_bar:
         trainer.remove_callback(PrinterCallback)  # which prints every log where there is no bar
     _tell_card(model, config, datasets)
@@ -123,7 +125,7 @@ def train(
         raise MemoryFullError(explain_out_of_memory(error, config, datasets, rows)) from error
     # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    probes = _probes(datasets)
+    probes = probes_of(datasets, model[0].processor)
     merge_adapter(model, probes=probes)
     if ranks.is_main:
         save_verified(model, folder / FINAL, probes=probes)
@@ -131,20 +133,28 @@ def train(
 
 
 def load_model(config: RunConfig) -> SentenceTransformer:
-    """Load the model to train, and see that the adapter has layers to sit on.
+    """Load the model to train, and see that the adapter has layers to sit on, and vectors the dimensions.
 
     Raises:
-        ValueError: No linear layer of the language model has one of the names.
+        ValueError: No linear layer of the language model has one of the names, or a dimension of ``matryoshka_dims``
+            is beyond the model's.
     """
     model = load_embedder(
         config.model,
         prompt=config.prompt,
         image_tokens=config.image_tokens,
+        num_frames=config.num_frames,
+        video_tokens=config.video_tokens,
         max_seq_length=config.max_seq_length,
         model_kwargs=dict(config.model_kwargs),
     )
     if config.adapter is not None:
         language_model_layers(model[0].model, config.adapter.target_modules)
+    if config.matryoshka_dims is not None and max(config.matryoshka_dims) > model.get_embedding_dimension():
+        raise ValueError(
+            f"matryoshka_dims={list(config.matryoshka_dims)}: {config.model!r} gives vectors of "
+            f"{model.get_embedding_dimension()} dimensions. Leave out what is more than that."
+        )
     return model
 
 
@@ -279,13 +289,6 @@ def _tell_card(model: SentenceTransformer, config: RunConfig, datasets: Mapping[
             data.mining = {name: json.loads(dataset.info.description) for name, dataset in datasets.items()}
 
 
-def _probes(datasets: Mapping[str, Dataset]) -> list[Any]:
-    """A text, and an anchor and a positive of every dataset, without the parts that are None."""
-    cells = [dataset[0][column] for dataset in datasets.values() for column in ("anchor", "positive")]
-    cells = [{k: v for k, v in cell.items() if v is not None} if isinstance(cell, dict) else cell for cell in cells]
-    return ["a probe", *cells]
-
-
 class _LogLossMetrics(TrainerCallback):
     """Puts the loss's cosines and accuracy beside the loss in the trainer's logs."""
 
@@ -363,13 +366,15 @@ def build_trainer(
     loss: SaHaLoss,
     evaluators: list[BaseEvaluator],
     callbacks: tuple,
+    matryoshka_dims: Sequence[int] | None = None,
 ) -> SentenceTransformerTrainer:
     """The stock trainer with what is ours: several datasets by name, epochs told to samplers, metrics of the loss."""
+    nested = MatryoshkaLoss(model, loss, matryoshka_dims) if matryoshka_dims else loss
     trainer = SentenceTransformerTrainer(
         model=model,
         args=args,
         train_dataset=DatasetDict(datasets) if len(datasets) > 1 else next(iter(datasets.values())),
-        loss=loss,
+        loss=nested,
         evaluator=evaluators or None,
         callbacks=[SetEpochCallback(), *callbacks],
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from saha_st.data import load_mmeb, load_pairs
+from saha_st.data.cells import with_closed_videos
 from saha_st.training.config import DataConfig
 
 COLUMNS = ["anchor", "positive"]
@@ -39,7 +40,8 @@ def load_sources(configs: Sequence[DataConfig], *, seed: int) -> list[PairSource
     sources = []
     for config in configs:
         for name, dataset in _load(config, seed).items():
-            sources.append(PairSource(name, dataset.select_columns(COLUMNS), config.owner_filter))
+            dataset = with_closed_videos(dataset.select_columns(COLUMNS))
+            sources.append(PairSource(name, dataset, config.owner_filter))
     names = [source.name for source in sources]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(

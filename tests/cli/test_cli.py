@@ -17,6 +17,7 @@ from safetensors import safe_open
 from saha_st.cli import COMMANDS, build_parser, main
 from saha_st.cli.encode import _check_room_for_ids
 from saha_st.cli.train import parse_training_arguments
+from saha_st.encoding import read_vectors
 
 
 @pytest.fixture
@@ -141,6 +142,16 @@ def test_encode_lines_of_text_to_parquet(tiny_mllm, embedder, tmp_path):
     )
 
 
+def test_encode_to_the_first_dimensions(tiny_mllm, pictures, tmp_path):
+    for name, options in (("whole", []), ("cut", ["--truncate_dim", "8"])):
+        output = tmp_path / f"{name}.safetensors"
+        assert main(["encode", str(pictures), "--model", str(tiny_mllm), "--output", str(output), *options]) == 0
+    whole, cut = (read_vectors(tmp_path / f"{name}.safetensors") for name in ("whole", "cut"))
+    assert cut.embeddings.shape == (2, 8) and cut.origin.options == {"truncate_dim": 8}
+    np.testing.assert_allclose(cut.embeddings, whole.embeddings[:, :8], atol=1e-6)
+    assert cut.origin.fingerprint != whole.origin.fingerprint
+
+
 def test_encode_rows_with_image_and_text(tiny_mllm, embedder, pictures, tmp_path):
     rows = [{"id": "x", "image": "a.png", "text": "one"}, {"id": "y", "image": "more/b.png", "text": "two"}]
     (pictures / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
@@ -225,6 +236,10 @@ def test_data_check_lists_problems_and_says_so_by_its_status(pairs, tmp_path, ca
         (["encode", "{pictures}", "--model", "{model}", "--output", "v.txt"], "--output must end in"),
         (["encode", "nowhere", "--model", "{model}", "--output", "v.parquet"], "nowhere"),
         (["encode", "{pictures}", "--model", "{pictures}", "--output", "v.parquet"], "not a model checkpoint"),
+        (
+            ["encode", "{pictures}", "--model", "{model}", "--output", "v.parquet", "--truncate_dim", "64"],
+            " has 32 dimensions.",
+        ),
         (["train", "--config", "nothing"], "neither a file nor a recipe; recipes: mini-mmeb, qwen2-vl-2b-mmeb"),
         (["quickstart", "--output_dir", "{pictures}"], "not empty"),
     ],

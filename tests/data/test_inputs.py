@@ -49,7 +49,7 @@ def test_images_are_paths_until_they_are_read(tmp_path):
     ("name", "content", "arguments", "message"),
     [
         ("empty.txt", " \n", {}, "no text in it"),
-        ("a.csv", "title\nx\n", {}, "no column 'text' or 'image', only title"),
+        ("a.csv", "title\nx\n", {}, "no column 'text', 'image' or 'video', only title"),
         ("a.csv", "text\nx\n", {"text": "body"}, "body"),
         ("a.csv", "text\nx\n", {"id_column": "key"}, "no column 'key' for ids"),
     ],

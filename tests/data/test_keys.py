@@ -87,7 +87,9 @@ def test_an_empty_cell_has_no_key(cell: object):
         cell_key(cell)
 
 
-@pytest.mark.parametrize("cell", [3, float("nan"), {"text": 3}, {"image": 3}, {"video": "a"}, [{"role": "user"}]])
+@pytest.mark.parametrize(
+    "cell", [3, float("nan"), {"text": 3}, {"image": 3}, {"video": 3}, {"audio": "a"}, [{"role": "user"}]]
+)
 def test_a_cell_of_no_known_kind_is_refused(cell: object):
     with pytest.raises(TypeError):
         cell_key(cell)

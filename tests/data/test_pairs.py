@@ -261,7 +261,7 @@ def test_a_missing_column_is_refused_with_what_there_is_and_how_to_map_it():
         ({"anchor": [{"url": "a"}, {"url": "b"}]}, {}, "struct of url, here neither"),
         ({"anchor": ["a", "b"], "anchor_text": ["c", "d"]}, {}, "'anchor', 'anchor_text'; say which"),
         ({"anchor": ["a", "b"], "anchor_image": [1, 2]}, {}, "'anchor_image'.*int64, here neither"),
-        ({"anchor": ["a", "b"]}, {"anchor": {"picture": "anchor"}}, "parts are 'image' and 'text'"),
+        ({"anchor": ["a", "b"]}, {"anchor": {"picture": "anchor"}}, "parts are 'image', 'video' and 'text'"),
         ({"anchor": ["a", "b"]}, {"anchor": "positive"}, "both 'positive'; a pair has two sides"),
         ({"anchor": ["a", "b"]}, {"keep": ["label"]}, r"keep: .*no columns \['label'\]"),
         ({"anchor": ["a", "b"]}, {"keep": ["anchor"]}, r"keep: \['anchor'\]"),

@@ -64,7 +64,7 @@ def test_columns_that_are_no_cells_are_left_out_with_a_word(
     with caplog.at_level(logging.WARNING):
         rows = read(write("a.jsonl", '{"anchor": "a", "tags": ["x"]}\n{"anchor": "b", "tags": {"url": "x"}}\n'))
     assert rows.column_names == ["anchor"]
-    assert "'tags' holds lists and objects with the keys ['url']" in caplog.text
+    assert "'tags' holds lists of strings and objects with the keys ['url']" in caplog.text
 
 
 def test_a_changed_file_is_read_again(write: Write, read: Callable):

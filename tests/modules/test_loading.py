@@ -108,7 +108,7 @@ def test_a_saved_checkpoint_keeps_its_prompt_and_settings(tiny_mllm, image, tmp_
     assert again[0].prompt == prompt
     assert again[0].max_seq_length == 99
     assert get_image_tokens(again[0].processor) == (4, 6)
-    assert count_image_tokens(again[0].processor.image_processor, image) <= 6
+    assert count_image_tokens(again[0].processor, image) <= 6
     np.testing.assert_array_equal(again.encode_document([image]), model.encode_document([image]))
     other = load_embedder(str(tmp_path), prompt=HierarchicalPrompt(), device="cpu")
     assert other[0].prompt == HierarchicalPrompt()

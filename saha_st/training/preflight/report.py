@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saha_st.training.out_of_memory import describe_sizes
+from saha_st.training.out_of_memory import describe_media
 from saha_st.training.preflight.lengths import ColumnLengths
 from saha_st.training.preflight.memory import MemoryEstimate
 from saha_st.training.preflight.worst_batch import MeasuredSteps, WorstBatch
@@ -27,7 +27,7 @@ class LongRow:
         column: Its column.
         row: Its number in the dataset.
         tokens: Its tokens, nothing cut.
-        images: Width and height of its pictures.
+        images: Width and height of its pictures, and of its video with the number of frames.
         fate: ``whole``, ``cut`` or ``refused``.
         reason: Why it is refused.
     """
@@ -36,7 +36,7 @@ class LongRow:
     column: str
     row: int
     tokens: int
-    images: tuple[tuple[int, int], ...]
+    images: tuple[tuple[int, ...], ...]
     fate: str
     reason: str | None = None
 
@@ -149,7 +149,7 @@ def _longest_lines(rows: list[LongRow]) -> list[str]:
 
 
 def _describe(row: LongRow) -> str:
-    images = f", image{'s' * (len(row.images) > 1)} {describe_sizes(row.images)}" if row.images else ""
+    images = f", {describe_media(row.images)}" if row.images else ""
     fate = {"whole": "", "cut": "  text is cut", "refused": f"  REFUSED: {row.reason}"}[row.fate]
     return f"{row.dataset} row {row.row}, {row.column}{images}{fate}"
 

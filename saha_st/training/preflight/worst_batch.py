@@ -105,7 +105,13 @@ def run_worst_batch(
         args.disable_tqdm = True
         watch = _StepWatch()
         trainer = build_trainer(
-            args, model, {source.name: dataset}, build_loss(config, args, model), evaluators=[], callbacks=(watch,)
+            args,
+            model,
+            {source.name: dataset},
+            build_loss(config, args, model),
+            evaluators=[],
+            callbacks=(watch,),
+            matryoshka_dims=config.matryoshka_dims,
         )
         trainer.remove_callback(PrinterCallback)
         failure = None

@@ -187,8 +187,8 @@ def test_pictures_count_the_same_by_size_as_through_the_processor(embedder):
     counter = TokenCounter(embedder, "query")
     cells = [{"image": Image.new("RGB", size), "text": "x"} for size in ((32, 32), (200, 90), (90, 300), (700, 700))]
     by_size = counter(cells)
-    assert counter._by_size is True
-    counter._by_size = False
+    assert counter._by_size == {"image": True}
+    counter._by_size = {"image": False}
     assert counter(cells) == by_size and len({tokens for tokens, _ in by_size}) == 4
 
 
@@ -201,7 +201,7 @@ def test_pictures_go_through_a_processor_that_does_not_tell_their_tokens_by_size
 
     monkeypatch.setattr(type(embedder[0].processor), "_get_num_multimodal_tokens", count)
     counter = TokenCounter(embedder, "query")
-    assert counter(cells) == expected and counter._by_size is False
+    assert counter(cells) == expected and counter._by_size == {"image": False}
 
 
 def lengths(name: str, column: str, tokens: list[int], images: list | None = None) -> ColumnLengths:
