@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="NAME",
-        help='"MMEB(v1)", mini-mmeb, "SugarCrepe(v1)", "SugarCrepe++", or benchmarks or tasks of mteb by name, as '
-        '"MIEB(lite)", "ViDoRe(v2)"',
+        help='"MMEB(v1)", "MMEB(v2)", mini-mmeb, "SugarCrepe(v1)", "SugarCrepe++", or benchmarks or tasks of mteb by '
+        'name, as "MIEB(lite)", "ViDoRe(v2)"',
     )
     parser.add_argument("--output_dir", default="evaluation", help="folder for results, vectors and reports")
     add_batch_arguments(parser)

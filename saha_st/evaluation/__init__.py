@@ -24,6 +24,8 @@ _HOMES = {
     "mmeb_submission": "submission.mmeb",
     "mmeb_submission_steps": "submission.mmeb",
     "mmeb_tasks": "mmeb",
+    "mmeb_v2_benchmark": "mmeb_v2",
+    "mmeb_v2_tasks": "mmeb_v2",
     "mteb_submission": "submission.mteb",
     "published_for": "report",
     "sugarcrepe_benchmark": "sugarcrepe",

@@ -6,6 +6,7 @@ import difflib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,17 @@ from mteb.get_tasks import TASK_LIST
 
 from saha_st.data.scenes import write_mini_mmeb
 from saha_st.evaluation.mmeb import as_benchmark, mini_mmeb_tasks, mmeb_benchmark
-from saha_st.evaluation.specs import TaskSpec, mini_mmeb_specs, mmeb_specs
+from saha_st.evaluation.mmeb_v2 import mmeb_v2_benchmark
+from saha_st.evaluation.specs import (
+    VIDEO,
+    VISDOC,
+    TaskSpec,
+    mini_mmeb_specs,
+    mmeb_specs,
+    mmeb_v2_specs,
+    video_specs,
+    visdoc_specs,
+)
 from saha_st.evaluation.sugarcrepe import (
     sugarcrepe_benchmark,
     sugarcrepe_pp_benchmark,
@@ -55,21 +66,36 @@ class _Own:
     Args:
         make: Returns it; takes the options of `find_benchmark` that apply.
         tasks: By name of a task, the options with which it is the only one.
-        is_generated: Whether its data are made here, and so have neither a revision nor another place of images.
+        why_no_place: Why its data have neither a revision nor another place of images, if so.
     """
 
     make: Callable[..., Benchmark]
     tasks: Mapping[str, Mapping[str, str]]
-    is_generated: bool = False
+    why_no_place: str | None = None
 
 
 def _by_subset(specs: Iterable[TaskSpec]) -> dict[str, dict[str, str]]:
     return {spec.name: {"subsets": spec.subset} for spec in specs}
 
 
+_V2_PLACE = "comes from many repositories, or from one folder that has its images too; say with data_dir where."
+
 BENCHMARKS = {
     "MMEB(v1)": _Own(mmeb_benchmark, _by_subset(mmeb_specs().values())),
-    MINI_MMEB: _Own(mini_mmeb_benchmark, _by_subset(mini_mmeb_specs().values()), is_generated=True),
+    "MMEB(v2)": _Own(mmeb_v2_benchmark, _by_subset(mmeb_v2_specs().values()), _V2_PLACE),
+    "MMEB(v2, video)": _Own(
+        partial(mmeb_v2_benchmark, name="MMEB(v2, video)", modalities=[VIDEO]),
+        _by_subset(video_specs().values()),
+        _V2_PLACE,
+    ),
+    "MMEB(v2, visdoc)": _Own(
+        partial(mmeb_v2_benchmark, name="MMEB(v2, visdoc)", modalities=[VISDOC]),
+        _by_subset(visdoc_specs().values()),
+        _V2_PLACE,
+    ),
+    MINI_MMEB: _Own(
+        mini_mmeb_benchmark, _by_subset(mini_mmeb_specs().values()), "is generated; say with data_dir where."
+    ),
     "SugarCrepe(v1)": _Own(sugarcrepe_benchmark, _by_subset(sugarcrepe_specs())),
     "SugarCrepe++": _Own(
         sugarcrepe_pp_benchmark,
@@ -148,8 +174,8 @@ def _find(name: str, home: str | None, options: dict[str, Any]) -> Benchmark:
         is_task = any(task.metadata.name == name for task in TASK_LIST)
         return Benchmark(name=name, tasks=[mteb.get_task(name)]) if is_task else mteb.get_benchmark(name)
     own = BENCHMARKS[home]
-    if own.is_generated and (unfit := set(options) & {"image_root", "data_revision"}):
-        raise ValueError(f"{', '.join(sorted(unfit))}: {home} is generated; say with data_dir where.")
+    if own.why_no_place is not None and (unfit := set(options) & {"image_root", "data_revision"}):
+        raise ValueError(f"{', '.join(sorted(unfit))}: {home} {own.why_no_place}")
     given = {_ARGUMENT.get(key, key): value for key, value in options.items()}
     benchmark = own.make(**given, **({} if name == home else own.tasks[name]))
     return benchmark if name == home else replace(benchmark, name=name)

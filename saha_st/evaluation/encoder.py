@@ -33,11 +33,12 @@ from saha_st.evaluation.checks import SubsetCheck, subset_key
 from saha_st.evaluation.inputs import inputs_of
 from saha_st.evaluation.mmeb import UNDEFINED
 from saha_st.modules.sources import folder_name
+from saha_st.modules.transformer import HierarchicalPromptTransformer
 from saha_st.prompts import HierarchicalPrompt
 from saha_st.ranks import Ranks
 from saha_st.token_budgets import BATCH_TOKENS
 
-_MODALITIES = ("image", "text")
+_MODALITIES = ("image", "text")  # those of mteb's own tasks that are scored here: its videos come decoded
 _OF_MTEB = (ScoringFunction.COSINE, ScoringFunction.DOT_PRODUCT)  # others, the model itself computes
 
 
@@ -111,7 +112,8 @@ class Embedder(AbsEncoder):
         """
         role, prompt = self._role(task_metadata, prompt_type), self._prompt(task_metadata, prompt_type)
         title = f"{task_metadata.name}, {prompt_type.value if prompt_type else 'input'}"
-        found = inputs_of(inputs.dataset, prompt_type)
+        ours = isinstance(self.model[0], HierarchicalPromptTransformer)
+        found = inputs_of(inputs.dataset, prompt_type, opens_frames=ours)
         distinct, store = DistinctInputs.of_keys(found.keys), self._store(role, prompt)
         options = {"batch_size": batch_size, "batch_tokens": self._batch_tokens}
         encoder = Encoder(self.model, task=role, prompt=prompt, **options)
@@ -121,7 +123,7 @@ class Embedder(AbsEncoder):
             def read(rows: np.ndarray) -> list[str]:
                 return [cell["text"] for cell in found.read(rows)]
 
-        reader = RowReader(read, lambda row: f"{title} {row}", has_media=found.has_media)
+        reader = RowReader(read, lambda row: f"{title} {row}", found.has_media, found.has_videos)
         encode_distinct(
             distinct,
             store,
@@ -204,6 +206,11 @@ def modalities_of(model: SentenceTransformer) -> list[str]:
     return [name for name in _MODALITIES if name in names]
 
 
+def takes_videos(model: SentenceTransformer) -> bool:
+    """Tell whether the model takes videos."""
+    return any("video" in ([each] if isinstance(each, str) else each) for each in model.modalities)
+
+
 def model_name_of(model: SentenceTransformer) -> str:
     """Return a model's name in results, as far as it knows where it is from; see `name_of_source`."""
     backbone = getattr(model[0], "model", None)
@@ -227,7 +234,7 @@ def _model_meta(model: SentenceTransformer, name: str, revision: str) -> ModelMe
             "name": name,
             "revision": revision,
             "loader": Embedder,
-            "modalities": modalities_of(model),
+            "modalities": modalities_of(model) + ["video"] * takes_videos(model),
             "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
             "max_tokens": model.max_seq_length,
             "embed_dim": model.get_embedding_dimension(),

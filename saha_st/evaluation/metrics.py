@@ -1,13 +1,13 @@
-"""The metrics of the MMEB leaderboard at k, for queries that have one relevant document each.
+"""The metrics of the MMEB leaderboard at k, for queries with any number of relevant documents of any grade.
 
-Each is stated as the leaderboard's evaluator defines it for any number of relevant documents, and computed for one,
-which makes it a function of a single number per query: the place of the truth in the ranking. Lists that are shorter
+Each is stated as the leaderboard's evaluator defines it, and computed for all queries at once. Lists that are shorter
 than k are not a special case: what is not there is not relevant, and precision still divides by k.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -15,63 +15,87 @@ KS = (1, 5, 10)
 """The k of the leaderboard."""
 
 
-def hit(places: np.ndarray, k: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Judged:
+    """What is known of the best documents of every query.
+
+    Args:
+        gains: Grade of the document in each place, 0 for one that is not relevant; shape (queries, places), with as
+            many places as the largest k at least.
+        ideal: Grades of the relevant documents, the highest first, as far as there are so many places; as `gains`.
+        num_relevant: Number of relevant documents, found or not; shape (queries,).
+    """
+
+    gains: np.ndarray
+    ideal: np.ndarray
+    num_relevant: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.gains)
+
+
+def hit(judged: Judged, k: int) -> np.ndarray:
     """1 if a relevant document is among the first k, else 0.
 
     Args:
-        places: The place of each query's truth, from 1, and 0 if it is in none; shape (queries,).
+        judged: The queries.
         k: How many documents count.
 
     Returns:
         The value of each query, shape (queries,); so do all functions here.
     """
-    return ((places > 0) & (places <= k)).astype(np.float64)
+    return (judged.gains[:, :k] > 0).any(axis=1).astype(np.float64)
 
 
-def precision(places: np.ndarray, k: int) -> np.ndarray:
+def precision(judged: Judged, k: int) -> np.ndarray:
     """Relevant documents among the first k, divided by k. Arguments as `hit`."""
-    return hit(places, k) / k
+    return (judged.gains[:, :k] > 0).sum(axis=1) / k
 
 
-def recall(places: np.ndarray, k: int) -> np.ndarray:
-    """Relevant documents among the first k, divided by the number of relevant ones, which is 1. Arguments as `hit`."""
-    return hit(places, k)
+def recall(judged: Judged, k: int) -> np.ndarray:
+    """Relevant documents among the first k, divided by the number of relevant ones. Arguments as `hit`."""
+    return (judged.gains[:, :k] > 0).sum(axis=1) / judged.num_relevant
 
 
-def f1(places: np.ndarray, k: int) -> np.ndarray:
-    """Harmonic mean of precision and recall, 0 if both are: 2 / (k + 1) for a hit. Arguments as `hit`."""
-    return hit(places, k) * 2 / (k + 1)
+def f1(judged: Judged, k: int) -> np.ndarray:
+    """Harmonic mean of precision and recall, 0 if both are. Arguments as `hit`."""
+    p, r = precision(judged, k), recall(judged, k)
+    return 2 * p * r / np.where(p + r > 0, p + r, 1)
 
 
-def mrr(places: np.ndarray, k: int) -> np.ndarray:
+def mrr(judged: Judged, k: int) -> np.ndarray:
     """1 divided by the place of the first relevant document among the first k, else 0. Arguments as `hit`."""
-    return hit(places, k) / np.maximum(places, 1)
+    return hit(judged, k) / ((judged.gains[:, :k] > 0).argmax(axis=1) + 1)
 
 
-def average_precision(places: np.ndarray, k: int) -> np.ndarray:
+def average_precision(judged: Judged, k: int) -> np.ndarray:
     """Sum of the precisions at the places of the relevant documents among the first k, by the most that fit into k.
 
-    The divisor is the smaller of k and the number of relevant documents, here 1, so that the value is that of `mrr`.
-    Arguments as `hit`.
+    The divisor is the smaller of k and the number of relevant documents. Arguments as `hit`.
     """
-    return mrr(places, k)
+    found = judged.gains[:, :k] > 0
+    precisions = found.cumsum(axis=1) / np.arange(1, k + 1)
+    return (precisions * found).sum(axis=1) / np.minimum(judged.num_relevant, k)
 
 
-def ndcg_linear(places: np.ndarray, k: int) -> np.ndarray:
-    """Discounted gain of the first k, divided by that of the best order; the gain is the relevance.
+def ndcg_linear(judged: Judged, k: int) -> np.ndarray:
+    """Discounted gain of the first k, divided by that of the best order; the gain is the grade.
 
-    A document in place p is discounted by log2(p + 1). One relevant document has relevance 1 and the best order has it
-    in place 1, where the discount is 1. Arguments as `hit`.
+    A document in place p is discounted by log2(p + 1). Arguments as `hit`.
     """
-    return hit(places, k) / np.log2(np.maximum(places, 1) + 1)
+    return _discounted(judged.gains, k) / _discounted(judged.ideal, k)
 
 
-def ndcg_exponential(places: np.ndarray, k: int) -> np.ndarray:
-    """As `ndcg_linear` with the gain 2^relevance - 1, which is 1 as well if the relevance is. Arguments as `hit`."""
-    return ndcg_linear(places, k)
+def ndcg_exponential(judged: Judged, k: int) -> np.ndarray:
+    """As `ndcg_linear` with the gain 2^grade - 1. Arguments as `hit`."""
+    return _discounted(2**judged.gains - 1, k) / _discounted(2**judged.ideal - 1, k)
 
 
-METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
+def _discounted(gains: np.ndarray, k: int) -> np.ndarray:
+    return (gains[:, :k] / np.log2(np.arange(2, k + 2))).sum(axis=1)
+
+
+METRICS: dict[str, Callable[[Judged, int], np.ndarray]] = {
     "hit": hit,
     "ndcg_linear": ndcg_linear,
     "ndcg_exponential": ndcg_exponential,
@@ -84,10 +108,10 @@ METRICS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
 """The metrics by the names of the leaderboard, in its order."""
 
 
-def mean_metrics(places: np.ndarray) -> dict[str, float]:
+def mean_metrics(judged: Judged) -> dict[str, float]:
     """Return the means over queries of all metrics at all k, under names such as `hit@1`.
 
     Args:
-        places: As `hit`; one query at least.
+        judged: The queries, one at least.
     """
-    return {f"{name}@{k}": float(metric(places, k).mean()) for name, metric in METRICS.items() for k in KS}
+    return {f"{name}@{k}": float(metric(judged, k).mean()) for name, metric in METRICS.items() for k in KS}

@@ -25,12 +25,9 @@ from saha_st.data.image_files import join_root
 from saha_st.data.mmeb import MMEB_SUBSETS, load_mmeb_eval, split_candidates
 from saha_st.data.mmeb.files import LocalFiles, open_mmeb
 from saha_st.data.mmeb.subsets import pick_subsets
-from saha_st.evaluation.rankings import RankingsSource, make_rankings, write_rankings
+from saha_st.evaluation.rankings import RankingsSource, make_rankings, rank_list, write_rankings
 from saha_st.evaluation.revisions import revision_of_files, revision_on_hub, states_in
-from saha_st.evaluation.specs import META_TASKS, TaskSpec, mini_mmeb_specs, mmeb_specs
-
-HIT_AT_1 = "hit_at_1_ties_count"
-"""Name of the main score. mteb's own `hit_rate_at_1` breaks ties by document id."""
+from saha_st.evaluation.specs import HIT_AT_1, TaskSpec, mini_mmeb_specs, mmeb_specs
 
 UNDEFINED = -1e30
 """Stands for a similarity that is not a number. Below all others, and finite: mteb's statistics need that."""
@@ -121,8 +118,8 @@ class MMEBTask(AbsTaskRetrieval):
 
         meta = model.mteb_model_meta
         source = RankingsSource(meta.name, meta.revision, self.metadata.name, self.metadata.revision)
-        queries = ((query, lists[query], similarities(query)) for query in predictions)
-        write_rankings(make_rankings(source, queries), prediction_folder)
+        rankings = (rank_list(query, lists[query], similarities(query)) for query in predictions)
+        write_rankings(make_rankings(source, rankings), prediction_folder)
 
 
 def as_retrieval_split(rows: Dataset, spec: TaskSpec) -> dict[str, Any]:
@@ -200,24 +197,44 @@ def mmeb_benchmark(name_or_path: str | Path = _MMEB_REPO, **options: Any) -> Ben
     return as_benchmark("MMEB(v1)", mmeb_tasks(name_or_path, **options))
 
 
-def as_benchmark(name: str, tasks: Sequence[MMEBTask]) -> Benchmark:
-    """Group tasks by meta-task, and by whether they are in distribution; the overall score is the mean of all."""
+def as_benchmark(
+    name: str,
+    tasks: Sequence[MMEBTask],
+    *,
+    description: str = "Massive Multimodal Embedding Benchmark: hit@1 over a candidate list of each query's own.",
+    reference: str = "https://arxiv.org/abs/2410.05160",
+    citation: str = _CITATION,
+) -> Benchmark:
+    """Group tasks by meta-task, and by modality or by whether they are in distribution; overall is the mean of all.
 
-    def grouping(name: str, label_of: Callable[[TaskSpec], str], labels: Sequence[str]) -> CustomGrouping:
+    Args:
+        name: What the benchmark is called.
+        tasks: Its tasks.
+        description: What it is.
+        reference: Where it was published.
+        citation: How to cite it, in BibTeX.
+    """
+
+    def grouping(name: str, label_of: Callable[[TaskSpec], str | None]) -> CustomGrouping:
+        labels = dict.fromkeys(label for task in tasks if (label := label_of(task.spec)) is not None)
         groups = {label: [task for task in tasks if label_of(task.spec) == label] for label in labels}
-        return CustomGrouping(name, tuple(CustomGroup(label, found) for label, found in groups.items() if found))
+        return CustomGrouping(name, tuple(CustomGroup(label, found) for label, found in groups.items()))
 
+    domains = {True: "IND", False: "OOD", None: None}
+    modalities = grouping("Modality", lambda spec: spec.modality)
+    domain = grouping("Domain", lambda spec: domains[spec.in_distribution])
+    # With several modalities, only some of the tasks have training data, or are known to have none.
+    groupings = (
+        grouping("Meta-task", lambda spec: spec.meta_task),
+        modalities if len(modalities.groups) > 1 else domain,
+    )
     return Benchmark(
         name=name,
         tasks=tuple(tasks),
-        aggregations=(
-            BenchmarkAggregation.MEAN_TASK,
-            grouping("Meta-task", lambda spec: spec.meta_task, META_TASKS),
-            grouping("Domain", lambda spec: "IND" if spec.in_distribution else "OOD", ("IND", "OOD")),
-        ),
-        description="Massive Multimodal Embedding Benchmark: hit@1 over a candidate list of each query's own.",
-        reference="https://arxiv.org/abs/2410.05160",
-        citation=_CITATION,
+        aggregations=(BenchmarkAggregation.MEAN_TASK, *(each for each in groupings if each.groups)),
+        description=description,
+        reference=reference,
+        citation=citation,
     )
 
 

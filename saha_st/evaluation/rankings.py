@@ -1,14 +1,15 @@
 """The best candidates of every query of an MMEB task, kept in a file from which any metric follows without the model.
 
-One Parquet file per task. A row is a query: its id, the document that is its truth, how many candidates it has, and
-the ten best of them with their similarities. Candidates that tie stand in the order of the query's list, in which the
-truth is the first; similarities that are not numbers come last and are stored as null. So the truth is in the first
-place, and a number, exactly where MMEB's own rule counts a hit. The file's metadata say of which model and data it is.
+One Parquet file per task. A row is a query: its id, the documents that are right with their grades, how many
+candidates it has, and the ten best of them with their similarities. Candidates that tie stand in the order of the
+query's list; similarities that are not numbers come last and are stored as null. In the lists of MMEB's image tasks
+the truth is the first, so that it is in the first place, and a number, exactly where MMEB's own rule counts a hit. The
+file's metadata say of which model and data it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -17,16 +18,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from saha_st.evaluation.metrics import Judged
 from saha_st.files import write_whole
 
 NUM_KEPT = 10
 """How many candidates of a query are kept: the largest k of the leaderboard's metrics."""
 
-_FORMAT_VERSION = "1"
+_FORMAT_VERSION = "2"
 _SCHEMA = pa.schema(
     {
         "query": pa.string(),
-        "truth": pa.string(),
+        "relevant": pa.list_(pa.string()),
+        "grades": pa.list_(pa.int32()),
         "candidates": pa.int32(),
         "documents": pa.list_(pa.string()),
         "similarities": pa.list_(pa.float64()),
@@ -52,13 +55,32 @@ class RankingsSource:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """The best candidates of one query.
+
+    Args:
+        query: Its id.
+        relevant: The documents that are right, each with its grade, 1 or more.
+        candidates: How many candidates it has.
+        documents: The best of them, best first; `NUM_KEPT` or all.
+        similarities: Their similarities, NaN for what is not a number.
+    """
+
+    query: str
+    relevant: Mapping[str, int]
+    candidates: int
+    documents: Sequence[str]
+    similarities: Sequence[float]
+
+
+@dataclass(frozen=True)
 class Rankings:
     """The rankings of a task.
 
     Args:
         source: What they were computed from.
-        table: A row per query; columns `query`, `truth`, `candidates` (how many), and the lists `documents` and
-            `similarities`, of `NUM_KEPT` elements or as many as there are candidates.
+        table: A row per query; columns `query`, the lists `relevant` and `grades`, `candidates` (how many), and the
+            lists `documents` and `similarities`, of `NUM_KEPT` elements or as many as there are candidates.
     """
 
     source: RankingsSource
@@ -68,11 +90,25 @@ class Rankings:
         return len(self.table)
 
     @property
-    def places(self) -> np.ndarray:
-        """The place of each query's truth, from 1; 0 if it is not among the best or its similarity is no number."""
-        columns = (self.table.column(name).to_pylist() for name in ("truth", "documents", "similarities"))
-        lists = zip(*columns, strict=True)
-        return np.fromiter((_place(*each) for each in lists), dtype=np.int64, count=len(self))
+    def judged(self) -> Judged:
+        """The grades of the best of every query; a document whose similarity is not a number counts as not right."""
+        return judge(_rankings_in(self.table))
+
+
+def judge(rankings: Iterable[Ranking]) -> Judged:
+    """Return the grades of the best of every query, and what the best order would have."""
+    gains, ideal, num_relevant = [], [], []
+    for each in rankings:
+        pairs = zip(each.documents, each.similarities, strict=True)
+        gains.append(_padded([each.relevant.get(name, 0) * (not np.isnan(value)) for name, value in pairs]))
+        ideal.append(_padded(sorted(each.relevant.values(), reverse=True)))
+        num_relevant.append(len(each.relevant))
+    shape = (-1, NUM_KEPT)
+    return Judged(
+        np.reshape(np.array(gains, dtype=np.float64), shape),
+        np.reshape(np.array(ideal, dtype=np.float64), shape),
+        np.array(num_relevant, dtype=np.int64),
+    )
 
 
 def rank(similarities: np.ndarray) -> np.ndarray:
@@ -84,19 +120,40 @@ def rank(similarities: np.ndarray) -> np.ndarray:
     return np.argsort(-similarities, kind="stable")[:NUM_KEPT]
 
 
-def make_rankings(source: RankingsSource, queries: Iterable[tuple[str, Sequence[str], np.ndarray]]) -> Rankings:
-    """Rank the candidates of every query.
+def rank_list(
+    query: str, candidates: Sequence[str], similarities: np.ndarray, relevant: Mapping[str, int] | None = None
+) -> Ranking:
+    """Rank the candidates of a query.
+
+    Args:
+        query: Its id.
+        candidates: Their ids.
+        similarities: Shape (candidates,), NaN for what is not a number.
+        relevant: The documents that are right, with their grades. Default: the first candidate, as in MMEB.
+    """
+    best = rank(similarities)
+    relevant = {candidates[0]: 1} if relevant is None else relevant
+    return Ranking(query, relevant, len(candidates), [candidates[i] for i in best], similarities[best].tolist())
+
+
+def make_rankings(source: RankingsSource, rankings: Iterable[Ranking]) -> Rankings:
+    """Put the rankings of all queries into one table.
 
     Args:
         source: What the similarities were computed from.
-        queries: For each query its id, the ids of its candidates, the truth first, and their similarities, shape
-            (candidates,), NaN for what is not a number.
+        rankings: The best candidates of every query.
     """
-    rows = []
-    for query, candidates, similarities in queries:
-        best = rank(similarities)
-        kept = [None if np.isnan(value) else value for value in similarities[best].tolist()]
-        rows.append((query, candidates[0], len(candidates), [candidates[index] for index in best], kept))
+    rows = [
+        (
+            each.query,
+            list(each.relevant),
+            list(each.relevant.values()),
+            each.candidates,
+            each.documents,
+            [None if np.isnan(value) else value for value in each.similarities],
+        )
+        for each in rankings
+    ]
     columns = zip(*rows, strict=True) if rows else ((),) * len(_SCHEMA)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, _SCHEMA, strict=True)]
     return Rankings(source, pa.table(arrays, schema=_SCHEMA))
@@ -131,16 +188,30 @@ def read_rankings(file: str | Path) -> Rankings:
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file} is not a Parquet file ({error}). Delete it and evaluate the task again.") from error
     metadata = {name.decode(): value.decode() for name, value in (table.schema.metadata or {}).items()}
+    if metadata.get("format_version") == "1" and "truth" in table.schema.names:
+        table, metadata = _without_grades(table), metadata | {"format_version": _FORMAT_VERSION}
     if problem := _problem(table, metadata):
         raise ValueError(f"{file} holds no rankings of this version: {problem}. Evaluate the task again.")
     return Rankings(RankingsSource(**{each.name: metadata[each.name] for each in fields(RankingsSource)}), table)
 
 
-def _place(truth: str, documents: Sequence[str], similarities: Sequence[float | None]) -> int:
-    if truth not in documents:
-        return 0
-    index = documents.index(truth)
-    return 0 if similarities[index] is None else index + 1
+def _rankings_in(table: pa.Table) -> Iterator[Ranking]:
+    for row in table.to_pylist():
+        similarities = [np.nan if value is None else value for value in row["similarities"]]
+        relevant = dict(zip(row["relevant"], row["grades"], strict=True))
+        yield Ranking(row["query"], relevant, row["candidates"], row["documents"], similarities)
+
+
+def _padded(values: Sequence[float]) -> list[float]:
+    return [*values[:NUM_KEPT], *[0] * (NUM_KEPT - len(values))]
+
+
+def _without_grades(table: pa.Table) -> pa.Table:
+    """Return a table of the first version, which had one truth for each query, as one of this version."""
+    columns = {name: table.column(name) for name in table.schema.names}
+    columns["relevant"] = pa.array([[truth] for truth in columns.pop("truth").to_pylist()], pa.list_(pa.string()))
+    columns["grades"] = pa.array([[1]] * len(table), pa.list_(pa.int32()))
+    return pa.table({name: columns[name] for name in _SCHEMA.names})
 
 
 def _problem(table: pa.Table, metadata: Mapping[str, str]) -> str | None:
@@ -152,12 +223,16 @@ def _problem(table: pa.Table, metadata: Mapping[str, str]) -> str | None:
         return f"its format version is {metadata['format_version']!r}, not {_FORMAT_VERSION!r}"
     if not table.schema.equals(_SCHEMA):
         return f"its columns are {dict(zip(table.schema.names, map(str, table.schema.types), strict=True))}"
-    if any(table.column(name).null_count for name in ("query", "truth", "candidates", "documents", "similarities")):
+    lists = [pc.list_flatten(table.column(name)) for name in ("relevant", "grades", "documents")]
+    if any(column.null_count for column in (*table.columns, *lists)):
         return "a cell is empty"
     if not len(table):
         return "it has no rows"
     kept = np.minimum(np.asarray(table.column("candidates")), NUM_KEPT)
     lengths = [np.asarray(pc.list_value_length(table.column(name))) for name in ("documents", "similarities")]
+    counts = [np.asarray(pc.list_value_length(table.column(name))) for name in ("relevant", "grades")]
+    if bad := np.flatnonzero((counts[0] != counts[1]) | (counts[0] < 1)).tolist():
+        return f"row {bad[0]} does not have a grade for each of its relevant documents"
     if bad := np.flatnonzero((lengths[0] != kept) | (lengths[1] != kept) | (kept < 1)).tolist():
         return f"row {bad[0]} does not have as many documents and similarities as it should"
     return None

@@ -45,6 +45,19 @@ def revision_on_hub(revision: str | None, states: Iterable[str] = (), *, image_r
     return f"{name}-{digest.hexdigest()}"
 
 
+def states_of(path: Path) -> list[str]:
+    """Return what changes when a file does, or any file of a folder."""
+    return states_in(path) if path.is_dir() else [f"{path.name}:{_state_of(str(path))}"]
+
+
+def digest_of_states(states: Iterable[str]) -> str:
+    """Name the version of local files by what is known of them from the outside."""
+    digest = blake2b(digest_size=8)
+    for state in states:
+        digest.update(state.encode())
+    return digest.hexdigest()
+
+
 def states_in(folder: str | Path) -> list[str]:
     """Return what changes when any file of a folder or its sub-folders does, without looking into files."""
     found = []

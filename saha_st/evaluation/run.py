@@ -30,9 +30,10 @@ from saha_st.evaluation.chance import chances_of
 from saha_st.evaluation.checks import Checks, checks_file, subset_key
 from saha_st.evaluation.encoder import Embedder
 from saha_st.evaluation.limits import keep_rows
-from saha_st.evaluation.mmeb import HIT_AT_1, MMEBTask
+from saha_st.evaluation.mmeb import MMEBTask
 from saha_st.evaluation.rankings import rankings_file
 from saha_st.evaluation.scores import MEAN_TASK, MEAN_TASK_TYPE, OVERALL, Scores, TaskScore
+from saha_st.evaluation.specs import LABELS, NDCG_AT_5
 from saha_st.evaluation.store import ResultStore
 from saha_st.ranks import Ranks
 
@@ -291,6 +292,11 @@ def _require_modalities(encoder: Embedder, tasks: Sequence[AbsTask]) -> None:
     """Refuse what mteb only warns of: it would score a task on the parts that the model happens to take."""
     meta = encoder.mteb_model_meta
     for task in tasks:
+        if "video" in task.metadata.modalities and not isinstance(task, MMEBTask):
+            raise ValueError(
+                f"{task.metadata.name} has videos as mteb decodes them, which are not taken here; of videos, those of "
+                "MMEB(v2) are. Leave the task out."
+            )
         if missing := sorted(set(task.metadata.modalities) - set(meta.modalities)):
             raise ValueError(
                 f"{task.metadata.name} has {' and '.join(missing)} inputs, but {meta.name} takes only "
@@ -342,10 +348,11 @@ def _own_score(task: AbsTask, found: dict[str, Any]) -> TaskScore:
 
     metric = task.metadata.main_score
     return TaskScore(
-        score=share(metric),
-        metric="hit@1" if metric == HIT_AT_1 else metric,
+        score=round(found[metric], 5) if metric == NDCG_AT_5 else share(metric),
+        metric=LABELS.get(metric, metric),
         meta_task=task.spec.meta_task,
         in_distribution=task.spec.in_distribution,
+        modality=task.spec.modality,
         num_queries=queries,
         chance=round(found["chance"], 5),
         all_tied=share("all_tied"),

@@ -24,6 +24,7 @@ class TaskScore:
         metric: What it is called, such as `hit@1`.
         meta_task: The group it is averaged in.
         in_distribution: Whether there is training data for it; `None` where benchmarks make no such difference.
+        modality: The modality whose mean it is part of, if its benchmark has several.
         num_queries: Number of queries, or of rows, that it is a mean over.
         chance: The score of guessing, `None` where it is not known.
         all_tied: Share of queries whose several candidates all got the same similarity.
@@ -35,6 +36,7 @@ class TaskScore:
     metric: str
     meta_task: str
     in_distribution: bool | None = None
+    modality: str | None = None
     num_queries: int | None = None
     chance: float | None = None
     all_tied: float = 0.0
@@ -99,7 +101,10 @@ class Scores:
         """The tasks that each mean is over, by the mean's name, in the order of tables."""
         tasks = list(self.tasks.values())
         found = {name: [task for task in tasks if task.meta_task == name] for name in self.meta_tasks}
-        if any(task.in_distribution is not None for task in tasks):
+        modalities = dict.fromkeys(task.modality for task in tasks if task.modality is not None)
+        if len(modalities) > 1:  # then only some of the tasks have training data, or are known to have none
+            found |= {name: [task for task in tasks if task.modality == name] for name in modalities}
+        elif any(task.in_distribution is not None for task in tasks):
             found |= {name: [task for task in tasks if task.in_distribution is (name == "IND")] for name in _DOMAINS}
         return found | dict.fromkeys(self.totals, tasks)
 

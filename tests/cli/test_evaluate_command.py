@@ -89,7 +89,7 @@ def test_tasks_of_mteb_run_by_name(tiny_mllm, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "benchmark", "message"),
     [
-        ([], "MMEB(v2)", r"Did you mean 'MMEB\(v1\)'"),
+        ([], "MMEB(v3)", r"Did you mean 'MMEB\(v2\)'"),
         (["--compare_with", "paper"], "mini-mmeb", "no published figures on 'mini-mmeb'"),
         (
             ["--compare_with", "saha-tyny"],

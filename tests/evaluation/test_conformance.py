@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 
 from saha_st.data.scenes import draw, sample_scene
 from saha_st.evaluation import Embedder, evaluate
+from saha_st.evaluation.encoder import modalities_of
 from saha_st.modules import load_embedder
 from saha_st.prompts import QUERY_SUFFIX, SYSTEM
 
@@ -50,7 +51,9 @@ def vectors(saha_tiny, inputs) -> dict[str, np.ndarray]:
 
 @pytest.mark.slow
 def test_mtebs_mock_run_passes_each_of_its_tasks_for_images_and_texts(saha_tiny):
-    results = mteb.mock_run(Embedder(saha_tiny, name="org/m", revision="abc", **QUIET))
+    encoder = Embedder(saha_tiny, name="org/m", revision="abc", **QUIET)
+    encoder.mteb_model_meta = encoder.mteb_model_meta.model_copy(update={"modalities": modalities_of(saha_tiny)})
+    results = mteb.mock_run(encoder)
     ran = {name: status for name, status in results.items() if status is not None}
     assert set(ran) == set(IMAGE_TEXT) and len(ran) >= 43
     failed = {name: status.exception for name, status in ran.items() if not isinstance(status, TaskResult)}

@@ -151,7 +151,7 @@ def test_what_is_encoded_together_does_not_depend_on_the_number_of_processes_or_
     VectorStore(tmp_path, "m").add(keys[16:32], np.ones((16, 2), dtype=np.float32))  # a shard of a run that was killed
     missing = np.r_[0:16, 32:70]
     monkeypatch.setattr(Ranks, "_exchange", lambda self, value: [value])
-    monkeypatch.setattr(Ranks, "share", lambda self, value: missing)  # as the first process has found it
+    monkeypatch.setattr(Ranks, "share_array", lambda self, array: missing)  # as the first process has found it
     for rank in range(count):
         ranks = Ranks(rank, count)
         encode_distinct(distinct, VectorStore(tmp_path, "m"), encode, window=8, title="x", ranks=ranks)

@@ -9,16 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mteb
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from mmeb_folder import write_all_subsets
-from mteb.cache import ResultCache
 
 from saha_st.card.run_folders import RunFolder
 from saha_st.data.mmeb import MMEB_SUBSETS
-from saha_st.evaluation import Embedder, mmeb_tasks
+from saha_st.data.mmeb_v2 import PAGE_SUBSETS, VIDEO_SUBSETS
 from saha_st.evaluation.metrics import KS, METRICS
 from saha_st.evaluation.mmeb import HIT_AT_1
 from saha_st.evaluation.submission.mmeb import mmeb_submission, mmeb_submission_steps, validate_mmeb_submission
@@ -27,28 +25,20 @@ METADATA = {"url": "https://example.org/paper", "release_date": "2025-08-01"}
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
-@pytest.fixture(scope="module")
-def _run(_embedder, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    folder = tmp_path_factory.mktemp("submission")
-    write_all_subsets(folder / "MMEB-eval")
-    encoder = Embedder(_embedder, name="org/saha", show_progress_bar=False)
-    run = RunFolder(folder / "out", "org/saha", encoder.mteb_model_meta.revision)
-    mteb.evaluate(
-        encoder,
-        mmeb_tasks(folder / "MMEB-eval"),
-        cache=ResultCache(run.output_dir),
-        prediction_folder=run.rankings,
-        co2_tracker=False,
-        show_progress_bar=False,
-    )
-    return run
+@pytest.fixture
+def run_of_all(mmeb_v2_report, tmp_path: Path) -> RunFolder:
+    """A copy of the results of all 78 tasks that the test may change."""
+    run, _, _ = mmeb_v2_report
+    shutil.copytree(run.output_dir, tmp_path / "out", ignore=shutil.ignore_patterns("vectors"))
+    return RunFolder(tmp_path / "out", run.model_name, run.revision)
 
 
 @pytest.fixture
-def run(_run: RunFolder, tmp_path: Path) -> RunFolder:
-    """A copy of the run that the test may change."""
-    shutil.copytree(_run.output_dir, tmp_path / "out")
-    return RunFolder(tmp_path / "out", _run.model_name, _run.revision)
+def run(run_of_all: RunFolder) -> RunFolder:
+    """A copy of the results of the 36 image tasks alone."""
+    for subset in (*VIDEO_SUBSETS, *PAGE_SUBSETS):
+        (run_of_all.results / f"MMEB_{subset}.json").unlink()
+    return run_of_all
 
 
 def edit_result(run: RunFolder, subset: str, change: Callable[[dict[str, Any]], None]) -> None:
@@ -119,7 +109,7 @@ def test_a_submission_has_the_leaderboards_form_and_the_results_hit_at_1(
         assert scores["hit@5"] == 1 and scores["num_data"] == scores["num_pred"] == 3
         hits.add(scores["hit@1"])
     assert len(hits) > 1
-    assert "36 of 36 subsets do not have the 1000 queries" in caplog.text
+    assert "36 of 36 subsets do not have as many queries" in caplog.text and "CIRR (3, not 1000)" in caplog.text
 
 
 def test_the_steps_name_the_space_and_the_file(tmp_path: Path):
@@ -164,7 +154,7 @@ def test_malformed_metadata_are_refused(options: dict[str, Any], match: str, emb
 def test_subsets_that_are_missing_are_all_named(embedder, run: RunFolder):
     for subset in ("CIRR", "WebQA"):
         (run.results / f"MMEB_{subset}.json").unlink()
-    refused(embedder, run, FileNotFoundError, "34 of the 36.*Evaluate these.*: CIRR, WebQA")
+    refused(embedder, run, FileNotFoundError, "34 of the 36 Image subsets.*Evaluate these.*: CIRR, WebQA")
 
 
 def test_rankings_that_are_missing_are_all_named(embedder, run: RunFolder):
@@ -275,3 +265,51 @@ def test_the_rankings_of_the_run_tell_more_than_hit_at_1(embedder, run: RunFolde
     below = [each for each in scores.values() if each["hit@1"] < 1]
     assert below and all(each["hit@1"] < each["mrr@5"] <= each["ndcg_linear@5"] < 1 for each in below)
     assert np.allclose([each["precision@10"] for each in scores.values()], 0.1)
+
+
+def test_a_submission_of_all_modalities_has_all_metrics_of_all_datasets(
+    embedder, run_of_all: RunFolder, mmeb_v2_report, caplog: pytest.LogCaptureFixture
+):
+    _, _, scores = mmeb_v2_report
+    with caplog.at_level(logging.WARNING, "saha_st"):
+        written = json.loads(submit(embedder, run_of_all).read_text())
+    validate_mmeb_submission(written)
+    metrics = written["metrics"]
+    assert {name: len(each) for name, each in metrics.items()} == {"image": 36, "video": 18, "visdoc": 24}
+    names = [*(f"{metric}@{k}" for metric in METRICS for k in KS), "num_pred", "num_data"]
+    for modality, main_score in (("image", "hit@1"), ("video", "hit@1"), ("visdoc", "ndcg_linear@5")):
+        for subset, found in metrics[modality].items():
+            assert list(found) == names
+            assert found[main_score] == pytest.approx(scores.by_task[subset], abs=1e-5)
+            assert found["num_data"] == scores.tasks[subset].num_queries
+    graded = metrics["visdoc"]["ViDoRe_esg_reports_v2_multilingual"]
+    assert graded["recall@1"] < graded["hit@1"] or graded["ndcg_linear@5"] != graded["ndcg_exponential@5"]
+    assert "MMLongBench-doc (2, not 838)" in caplog.text and "YouCook2 (2, not 3179)" in caplog.text
+
+
+def test_a_modality_without_results_is_said_to_be_missing(embedder, run_of_all: RunFolder):
+    for subset in MMEB_SUBSETS:
+        (run_of_all.results / f"MMEB_{subset}.json").unlink()
+    for subset in PAGE_SUBSETS:
+        (run_of_all.results / f"MMEB_{subset}.json").unlink()
+    metrics = json.loads(submit(embedder, run_of_all).read_text())["metrics"]
+    assert set(metrics["image"].values()) == set(metrics["visdoc"].values()) == {"DIR_N/A"}
+    assert len(metrics["image"]) == 36 and all(isinstance(each, dict) for each in metrics["video"].values())
+
+
+def test_a_modality_with_some_results_is_refused(embedder, run_of_all: RunFolder):
+    (run_of_all.results / "MMEB_VATEX.json").unlink()
+    refused(embedder, run_of_all, FileNotFoundError, "17 of the 18 Video subsets, .*all or none.*: VATEX")
+
+
+def test_rankings_of_pages_that_give_another_score_are_refused(embedder, run_of_all: RunFolder):
+    name = "ViDoRe_esg_reports_v2_multilingual"
+
+    def halved(table):
+        grades = pa.array(
+            [[3, 1, 1, 1][: len(row)] for row in table.column("grades").to_pylist()], pa.list_(pa.int32())
+        )
+        return table.set_column(table.schema.get_field_index("grades"), "grades", grades)
+
+    edit_rankings(run_of_all, name, halved)
+    refused(embedder, run_of_all, ValueError, f"^{name}: 1 of 24 subsets have .*another ndcg_linear@5")

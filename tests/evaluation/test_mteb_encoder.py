@@ -98,7 +98,7 @@ def test_vectors_are_float32_and_those_of_the_model_with_the_image(embedder, mme
 
 def test_the_metadata_say_what_the_model_takes_and_name_it_by_its_content(embedder):
     meta = Embedder(embedder).mteb_model_meta
-    assert set(meta.modalities) == {"image", "text"} and meta.embed_dim == 32
+    assert set(meta.modalities) == {"image", "text", "video"} and meta.embed_dim == 32
     assert meta.name.startswith("local/") and len(meta.revision) == 32
     assert Embedder(embedder, name="org/m", revision="abc").mteb_model_meta.model_name_as_path() == "org__m"
     embedder[0].prompt = HierarchicalPrompt(query_suffix=None)

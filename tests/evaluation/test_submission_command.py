@@ -42,7 +42,7 @@ def test_missing_subsets_are_named(tiny_mllm, mmeb_part, tmp_path, capsys):
     flags = ["--name", "org/tiny", "--release_date", "2026-01-31"]
     assert main(submission("mmeb", tiny_mllm, mmeb_part, tmp_path, *flags)) == 2
     error = capsys.readouterr().err
-    assert "35 of the 36 subsets" in error and "GQA" in error and not (tmp_path / "scores").exists()
+    assert "35 of the 36 Image subsets" in error and "GQA" in error and not (tmp_path / "scores").exists()
 
 
 @pytest.fixture

@@ -1,8 +1,9 @@
 """The file that the MMEB leaderboard takes, made from stored results and rankings, or a refusal that says why not.
 
-The leaderboard shows many metrics of each subset, of which `evaluate` keeps only hit@1; the others follow from the
-rankings beside it. Everything is checked before anything is written: that all subsets are there, of one model and one
-version of the data, that every number is a score, and that the rankings give the hit@1 of the results.
+The leaderboard shows many metrics of each subset, of which `evaluate` keeps only the main one; the others follow from
+the rankings beside it. Everything is checked before anything is written: that all subsets of a modality are there, of
+one model and one version of the data, that every number is a score, and that the rankings give the main score of the
+results. A modality of which nothing was evaluated is left out, and said to be.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from importlib import resources
@@ -23,9 +24,8 @@ from saha_st.card.run_folders import RunFolder, find_run_of
 from saha_st.encoding import results_revision
 from saha_st.evaluation.encoder import model_name_of, name_of_source
 from saha_st.evaluation.metrics import mean_metrics
-from saha_st.evaluation.mmeb import HIT_AT_1
 from saha_st.evaluation.rankings import Rankings, RankingsSource, rankings_file, read_rankings
-from saha_st.evaluation.specs import TaskSpec, mmeb_specs
+from saha_st.evaluation.specs import HIT_AT_1, LABELS, TaskSpec, mmeb_specs, video_specs, visdoc_specs
 from saha_st.files import write_whole
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,7 @@ logger = logging.getLogger(__name__)
 SPACE = "TIGER-Lab/MMEB-Leaderboard"
 
 _NOT_EVALUATED = "DIR_N/A"  # what the leaderboard's own report has for every dataset of a modality that was not run
-_MODALITIES = ("image", "video", "visdoc")
-_MMEB_ROWS = 1000
+_MODALITIES = {"image": mmeb_specs, "video": video_specs, "visdoc": visdoc_specs}  # by the leaderboard's names
 _ROUNDING = 1e-5  # mteb's files keep five digits
 _LOCAL = re.compile(r"[0-9a-f]{16}")  # what `revisions` makes of local files; of the Hub it keeps the revision's name
 
@@ -67,7 +66,8 @@ def mmeb_submission(
     Args:
         model: The model that was evaluated; its sizes go into the file, and its results are looked for under the
             fingerprint of its vectors, so that those of other weights, prompts or settings are never taken for its.
-        results_dir: The `output_dir` of `evaluate`, with results of all 36 subsets.
+        results_dir: The `output_dir` of `evaluate`, with results of all 36 subsets of images, all 18 of videos, or
+            all 24 of visual documents, or of several of these modalities.
         output_dir: Where to write; an older file of that name is replaced.
         model_name: Its name on the Hub, `organisation/name`, of which the leaderboard gets the second part. Default:
             what it was loaded by.
@@ -88,12 +88,18 @@ def mmeb_submission(
     """
     name = model_name or (model_name_of(model) if source is None else name_of_source(source))
     run = find_run_of(results_dir, revision or results_revision(model), model_name=name)
-    image = {each.spec.subset: _metrics(each) for each in _read_all(run)}
+    found = _read_all(run)
     metadata = _metadata(model, name, url=url, release_date=release_date, backbone=backbone, data_source=data_source)
-    absent = {modality: dict.fromkeys(names, _NOT_EVALUATED) for modality, names in _datasets_not_evaluated().items()}
-    submission = {"metadata": metadata, "metrics": {"image": image} | absent}
+    metrics = {
+        modality: {each.spec.subset: _metrics(each) for each in found[modality]}
+        if modality in found
+        else dict.fromkeys(specs(), _NOT_EVALUATED)
+        for modality, specs in _MODALITIES.items()
+    }
+    submission = {"metadata": metadata, "metrics": metrics}
     validate_mmeb_submission(submission)
-    _warn_of_other_sizes(image)
+    for scored in found.values():
+        _warn_of_other_sizes(scored)
     file = Path(output_dir) / "scores" / f"{metadata['model_name']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(submission, indent=4, allow_nan=False) + "\n"
@@ -102,7 +108,7 @@ def mmeb_submission(
 
 
 def validate_mmeb_submission(submission: Mapping[str, Any]) -> None:
-    """See that a submission has the form that the leaderboard expects of a model that was run on MMEB's 36 subsets.
+    """See that a submission has the form that the leaderboard expects.
 
     Raises:
         ImportError: jsonschema is not installed.
@@ -178,14 +184,26 @@ def _backbone_of(model: SentenceTransformer) -> str:
     return getattr(getattr(model[0], "config", None), "model_type", None) or type(model[0]).__name__
 
 
-def _read_all(run: RunFolder) -> list[_Scored]:
-    """Read all subsets, in order, and refuse what does not belong together or is no score."""
-    specs = list(mmeb_specs().values())
+def _read_all(run: RunFolder) -> dict[str, list[_Scored]]:
+    """Read all subsets of every modality that was evaluated, in order.
+
+    Returns:
+        The subsets by modality, under the leaderboard's names.
+    """
+    wanted = {modality: list(specs().values()) for modality, specs in _MODALITIES.items()}
+    begun = {name: specs for name, specs in wanted.items() if any(run.result(spec.name) for spec in specs)}
+    # Of a folder without any, the images are what is missed: they are all that MMEB was for long.
+    return {name: _read_modality(run, specs) for name, specs in (begun or {"image": wanted["image"]}).items()}
+
+
+def _read_modality(run: RunFolder, specs: list[TaskSpec]) -> list[_Scored]:
+    """Read the subsets of a modality, and refuse what does not belong together or is no score."""
     results = {spec: run.result(spec.name) for spec in specs}
     if missing := [spec for spec, result in results.items() if result is None]:
         raise FileNotFoundError(
-            f"{run.results} has results of {len(specs) - len(missing)} of the {len(specs)} subsets, and the "
-            f"leaderboard takes all or none. Evaluate these into the same folder, without a limit: {_named(missing)}."
+            f"{run.results} has results of {len(specs) - len(missing)} of the {len(specs)} {specs[0].modality} "
+            "subsets, and the leaderboard takes all or none. Evaluate these into the same folder, without a limit: "
+            f"{_named(missing)}."
         )
     if missing := [spec for spec in specs if not rankings_file(run.rankings, spec.name).is_file()]:
         raise FileNotFoundError(
@@ -197,7 +215,8 @@ def _read_all(run: RunFolder) -> list[_Scored]:
         (scores,) = result.scores["test"]
         rankings = read_rankings(rankings_file(run.rankings, spec.name))
         found.append(_Scored(spec, result.dataset_revision, scores, rankings))
-    _require_one_version_of_the_data(found)
+    if specs[0].main_score == HIT_AT_1:  # those of other modalities are of a repository each
+        _require_one_version_of_the_data(found)
     _require_scores(found)
     _require_own_rankings(found, run)
     return found
@@ -228,13 +247,14 @@ def _require_scores(found: list[_Scored]) -> None:
     _refuse(
         found,
         lambda each: each.scores["all_tied"] == 1,
-        "are no scores: every candidate is as similar to its query as every other, and ties count as hits. The model "
-        "gives the same vector to all documents; nothing can be submitted of it",
+        "are no scores: every candidate is as similar to its query as every other. The model gives the same vector to "
+        "all documents; nothing can be submitted of it",
     )
 
 
 def _require_own_rankings(found: list[_Scored], run: RunFolder) -> None:
     """Rankings belong to a result if they have its model, data and number of queries, and give its score."""
+    main_score = found[0].spec.main_score
     remedy = f"Delete these rankings in {run.rankings} and evaluate these subsets again into the same folder"
 
     def source(each: _Scored) -> RankingsSource:
@@ -252,8 +272,8 @@ def _require_own_rankings(found: list[_Scored], run: RunFolder) -> None:
     )
     _refuse(
         found,
-        lambda each: abs(float((each.rankings.places == 1).mean()) - each.scores[HIT_AT_1]) > _ROUNDING,
-        f"have rankings that give another hit@1 than their results. {remedy}",
+        lambda each: abs(_metrics(each)[LABELS[main_score]] - each.scores[main_score]) > _ROUNDING,
+        f"have rankings that give another {LABELS[main_score]} than their results. {remedy}",
     )
 
 
@@ -268,23 +288,17 @@ def _named(specs: Iterable[TaskSpec]) -> str:
 
 def _metrics(scored: _Scored) -> dict[str, float | int]:
     queries = len(scored.rankings)
-    return mean_metrics(scored.rankings.places) | {"num_pred": queries, "num_data": queries}
+    return mean_metrics(scored.rankings.judged) | {"num_pred": queries, "num_data": queries}
 
 
-def _datasets_not_evaluated() -> dict[str, list[str]]:
-    modalities = _schema()["properties"]["metrics"]["properties"]
-    return {name: modalities[name]["required"] for name in _MODALITIES if name != "image"}
-
-
-def _warn_of_other_sizes(image: Mapping[str, Mapping[str, float]]) -> None:
-    if other := [subset for subset, scores in image.items() if scores["num_data"] != _MMEB_ROWS]:
+def _warn_of_other_sizes(found: Sequence[_Scored]) -> None:
+    if other := [each for each in found if len(each.rankings) != each.spec.num_queries]:
         logger.warning(
-            "%d of %d subsets do not have the %d queries of TIGER-Lab/MMEB-eval, so that these are scores on other "
-            "data than the leaderboard's: %s",
+            "%d of %d subsets do not have as many queries as published results are of, so that these are scores on "
+            "other data than the leaderboard's: %s",
             len(other),
-            len(image),
-            _MMEB_ROWS,
-            ", ".join(other),
+            len(found),
+            ", ".join(f"{each.spec.subset} ({len(each.rankings)}, not {each.spec.num_queries})" for each in other),
         )
 
 
