@@ -98,6 +98,8 @@ class Comparison:
         cosine: Between the vectors, now and then; NaN if one is not a number.
         difference: The first token that differs, in words; None if all are equal.
         tolerance: How far from 1 the cosine may be.
+        misfit: What a cosine does not see of the vector: other dimensions or another length, in words; None if there
+            is nothing.
     """
 
     label: str
@@ -105,17 +107,23 @@ class Comparison:
     cosine: float
     difference: str | None
     tolerance: float
+    misfit: str | None = None
+
+    @property
+    def is_of_query(self) -> bool:
+        """Whether the input is a query."""
+        return ". query: " in self.label
 
     @property
     def is_equal(self) -> bool:
         """Whether the tokens are the same, and the vectors up to rounding."""
-        return self.difference is None and bool(1 - self.cosine <= self.tolerance)
+        return self.difference is None and self.misfit is None and bool(1 - self.cosine <= self.tolerance)
 
     @property
     def problem(self) -> str | None:
         """What is wrong, None if nothing is."""
-        if self.difference is not None:
-            return f"{self.label} ({self.engine}): {self.difference}"
+        if self.difference is not None or self.misfit is not None:
+            return f"{self.label} ({self.engine}): {self.difference or self.misfit}"
         if not self.is_equal:
             off = f"{self.cosine:.6f}, which is {1 - self.cosine:.1e} from 1; {self.tolerance:g} is allowed"
             return f"{self.label} ({self.engine}): the cosine is {off}"
@@ -181,14 +189,17 @@ def compare(fixture: Fixture, output: Output, *, engine: str, tolerance: float) 
     Where an engine does not unfold an image into its tokens, as vLLM when it is asked for token ids, every run of
     equal tokens counts as one on both sides.
     """
+    difference = first_difference(fixture, list(output.input_ids), folded=engine == "vllm")
     here = fixture.vector.astype(np.float64)
     there = np.asarray(output.vector, dtype=np.float64)
     if here.shape != there.shape:
-        difference = f"the vector has {there.size} dimensions instead of {here.size}"
-        return Comparison(fixture.label, engine, float("nan"), difference, tolerance)
-    cosine = float(here @ there / (np.linalg.norm(here) * np.linalg.norm(there)))
-    difference = first_difference(fixture, list(output.input_ids), folded=engine == "vllm")
-    return Comparison(fixture.label, engine, cosine, difference, tolerance)
+        misfit = f"the vector has {there.size} dimensions instead of {here.size}"
+        return Comparison(fixture.label, engine, float("nan"), difference, tolerance, misfit)
+    length, wanted = np.linalg.norm(there), np.linalg.norm(here)
+    cosine = float(here @ there / (wanted * length))
+    is_longer = abs(length - wanted) > _LARGEST_TOLERANCE * wanted
+    misfit = f"the vector has length {length:.4g} instead of {wanted:.4g}" if is_longer else None
+    return Comparison(fixture.label, engine, cosine, difference, tolerance, misfit)
 
 
 def first_difference(fixture: Fixture, ids: Sequence[int], *, folded: bool = False) -> str | None:

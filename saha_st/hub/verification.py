@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,39 @@ class Verification:
 
     @property
     def hint(self) -> str | None:
-        """What may be behind the difference, where that can be guessed."""
-        rounded = all(each.difference is None and 1 - each.cosine <= _HALF_PRECISION for each in self.comparisons)
-        if self.backend != "vllm" or self.dtype != "float32" or self.is_equal or not rounded:
+        """What of a server may be behind the difference, where that can be guessed."""
+        return None if self.backend != "vllm" or self.is_equal else _guess(self.comparisons, self.dtype)
+
+
+def _guess(comparisons: Sequence[Comparison], dtype: str) -> str | None:
+    """Guess from what differs, and where, what a vLLM server does otherwise."""
+    are_tokens_equal = all(each.difference is None for each in comparisons)
+    do_vectors_fit = all(each.misfit is None for each in comparisons)
+    if all(each.is_equal != each.is_of_query for each in comparisons):  # half precision would show in documents too
+        what = "vectors" if are_tokens_equal else "tokens and vectors"
+        return (
+            f"All queries differ and no document does: the server makes {what} without the task. It needs a vLLM that "
+            'takes chat_template_kwargs={"task": "query"} for embeddings.'
+        )
+    if are_tokens_equal and do_vectors_fit and all(1 - each.cosine <= _HALF_PRECISION for each in comparisons):
+        if dtype != "float32":
             return None
         return (
             "A difference so small is that of half precision, in which vLLM computes unless told otherwise: start "
             "`vllm serve MODEL --runner pooling --dtype float32`."
         )
+    if not are_tokens_equal:
+        return (
+            "Tokens differ, so the server renders another chat template or reads with another tokenizer: serve this "
+            "repository, without --chat-template or --tokenizer."
+        )
+    pooler = '--pooler-config \'{"pooling_type": "LAST"}\''
+    if not do_vectors_fit:
+        return f"The tokens are right, so it is the pooler: start vLLM with {pooler}, which normalises all dimensions."
+    return (
+        f"The tokens are right and the vectors are not: the server pools otherwise (start vLLM with {pooler}), reads "
+        "pictures at another resolution, or has other weights."
+    )
 
 
 def verify(

@@ -29,15 +29,21 @@ def serve(
     api_key: str | None = None,
     dtype: str = "auto",
     answers: Mapping[str, bytes] = MappingProxyType({}),
+    chat_template: str | None = None,
+    pooling: str = "LAST",
+    normalizes: bool = True,
+    embeds_with_task: bool = True,
     **forced: object,
 ) -> Iterator[str]:
     """Serve a model; yields the address.
 
     What a wrong server would do: ``answers`` are given instead of its own, by path; ``forced`` replaces keys of every
-    request.
+    request; another ``chat_template`` or ``pooling``, no normalisation; the task in tokens but not in vectors, as a
+    vLLM that takes no ``chat_template_kwargs`` for embeddings.
     """
     processor = AutoProcessor.from_pretrained(folder)
     model = AutoModel.from_pretrained(folder, dtype=dtype).eval()
+    processor.chat_template = chat_template or processor.chat_template
     image_token = model.config.image_token_id
 
     class Handler(BaseHTTPRequestHandler):
@@ -50,6 +56,8 @@ def serve(
                 self.answer({"error": "Unauthorized"}, 401)
                 return
             assert body["model"] == "served"
+            if self.path == "/v1/embeddings" and not embeds_with_task:
+                body.pop("chat_template_kwargs", None)
             features = processor.apply_chat_template(
                 [
                     {**message, "content": [as_part(part) for part in message["content"]]}
@@ -68,9 +76,10 @@ def serve(
             else:
                 assert self.path == "/v1/embeddings"
                 with torch.inference_mode():
-                    hidden = model(**features).last_hidden_state[0, -1]
-                vector = torch.nn.functional.normalize(hidden.float(), dim=0).tolist()
-                self.answer({"data": [{"embedding": vector}]})
+                    states = model(**features).last_hidden_state[0].float()  # (tokens, dim)
+                hidden = states[-1] if pooling == "LAST" else states.mean(dim=0)
+                vector = torch.nn.functional.normalize(hidden, dim=0) if normalizes else hidden
+                self.answer({"data": [{"embedding": vector.tolist()}]})
 
         def answer(self, values: dict, status: int = 200) -> None:
             data = answers.get(self.path, json.dumps(values).encode())
