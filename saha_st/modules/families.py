@@ -33,6 +33,7 @@ class Family:
             takes none, or all take equally many.
         shares_prefix: Batches whose common prefix may run once: its cache can be continued, and no token of the
             prefix looks ahead.
+        videos: Whether it is tested with videos.
         note: What else a user should know.
         unsupported: Why it cannot be used; None: it can.
     """
@@ -43,6 +44,7 @@ class Family:
     vision: tuple[str, ...] = ()
     image_tokens: str | None = None
     shares_prefix: frozenset[Batch] = frozenset({"text", "images"})
+    videos: bool = False
     note: str = ""
     unsupported: str | None = None
 
@@ -52,15 +54,16 @@ _BOTH_WAYS = "a picture's tokens attend both ways"
 _NO_SYSTEM_TURN = "system text in the user turn"
 
 FAMILIES = (
-    Family("Qwen2-VL", ("qwen2_vl",), vision=("visual",), image_tokens="pixels"),
-    Family("Qwen2.5-VL", ("qwen2_5_vl",), vision=("visual",), image_tokens="pixels"),
-    Family("Qwen3-VL", ("qwen3_vl",), vision=("visual",), image_tokens="pixels"),
+    Family("Qwen2-VL", ("qwen2_vl",), vision=("visual",), image_tokens="pixels", videos=True),
+    Family("Qwen2.5-VL", ("qwen2_5_vl",), vision=("visual",), image_tokens="pixels", videos=True),
+    Family("Qwen3-VL", ("qwen3_vl",), vision=("visual",), image_tokens="pixels", videos=True),
     Family(
         "Qwen3.5",
         ("qwen3_5",),
         vision=("visual",),
         image_tokens="pixels",
         shares_prefix=_NONE,
+        videos=True,
         note="linear attention gets adapters where `target_modules` names `in_proj_qkv`, `in_proj_z`, `out_proj`",
     ),
     Family(

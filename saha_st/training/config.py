@@ -129,6 +129,9 @@ class AdapterConfig:
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
+_ADDED_LATER = ("matryoshka_dims", "num_frames", "video_tokens")
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """A whole training run.
@@ -249,8 +252,9 @@ class RunConfig:
         """The config as plain values that `from_dict` reads back."""
         values = asdict(self)
         values["prompt"] = self.prompt.to_dict() if self.prompt else None
-        if self.matryoshka_dims is None:  # as in the files of before there was the key
-            del values["matryoshka_dims"]
+        for name in _ADDED_LATER:  # as in the files of before there was the key: a run of then may be resumed
+            if values[name] is None:
+                del values[name]
         return _plain(values)
 
 

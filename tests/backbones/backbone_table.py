@@ -39,7 +39,7 @@ def _supported(family: Family) -> list[str]:
     shared = ", ".join(batch for batch in ("text", "images") if batch in family.shares_prefix)
     return [
         _name(family),
-        "text, images" if family.vision else "text",
+        "text" + ", images" * bool(family.vision) + ", videos" * family.videos,
         f"`{family.language_model}`" if family.language_model else "all layers",
         SETTINGS[family.image_tokens] if family.image_tokens else "fixed" if family.vision else "",
         shared or "no",

@@ -11,11 +11,12 @@ from sentence_transformers import SentenceTransformer
 from video_clips import clip, pictures, write_folder, write_video
 
 from saha_st.losses import SaHaLoss
+from saha_st.modules.families import FAMILIES
 from saha_st.modules.inputs import canonical_inputs
 from saha_st.modules.token_counts import count_tokens
 from saha_st.modules.video_frames import get_num_frames
 
-READS_VIDEOS = ("qwen2_5_vl", "qwen3_vl", "qwen3_5")  # Qwen2-VL: tests/modules/test_video.py
+READS_VIDEOS = [model_type for family in FAMILIES if family.videos for model_type in family.model_types]
 each = pytest.mark.parametrize("name", READS_VIDEOS)
 
 
