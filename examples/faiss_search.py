@@ -5,8 +5,9 @@
   python examples/faiss_search.py search photos.faiss "a red circle"
   python examples/faiss_search.py search photos.faiss "the same in blue" --image photos/red.png
 
-After a change in the folder, encode it again (with --cache_folder only what is new is computed), and `add` once more:
-what is known stays, what has changed is replaced, and --prune drops pictures that are gone.
+An index is of one folder: pictures go by their path in it. After a change, encode it again (with --cache_folder only
+what is new is computed), and `add` once more: what is known stays, what has changed is replaced, and --prune drops
+pictures that are gone.
 
 The index keeps what made its vectors, and refuses those of another model, prompt or setting.
 """
@@ -40,6 +41,8 @@ def add(path: Path, vectors: Path, *, prune: bool = False) -> str:
         before = dict(zip(ids, index.reconstruct_n(0, index.ntotal), strict=True))
     now = dict(zip(written.ids, unit(written.embeddings), strict=True))
     after = now if prune else before | now
+    if not after:
+        raise ValueError(f"{str(vectors)!r} holds no vectors, and an index needs one. Encode pictures first.")
     save_index(path, after, written.origin)
     new, gone = now.keys() - before.keys(), before.keys() - after.keys()
     changed = [name for name in now.keys() & before.keys() if not np.array_equal(now[name], before[name])]
@@ -70,7 +73,12 @@ def save_index(path: Path, vectors: dict[str, np.ndarray], origin: VectorOrigin)
     index = faiss.IndexFlatIP(len(next(iter(vectors.values()))))  # exact; for millions see faiss.index_factory
     index.add(np.stack(list(vectors.values())))
     metadata = origin.to_metadata() | {"ids": json.dumps(list(vectors))}
-    data = save({"index": faiss.serialize_index(index)}, metadata)
+    try:
+        data = save({"index": faiss.serialize_index(index)}, metadata)
+    except SafetensorError as error:
+        raise ValueError(
+            f"The ids do not fit into the header of one file ({error}). Use lancedb_search.py."
+        ) from error
     write_whole(path, lambda file: file.write(data))
 
 

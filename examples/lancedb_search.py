@@ -5,8 +5,9 @@
   python examples/lancedb_search.py search photos.lance "a red circle"
   python examples/lancedb_search.py search photos.lance "the same in blue" --image photos/red.png
 
-After a change in the folder, encode it again (with --cache_folder only what is new is computed), and `add` once more:
-what is known stays, what has changed is replaced, and --prune drops pictures that are gone.
+A database is of one folder: pictures go by their path in it. After a change, encode it again (with --cache_folder only
+what is new is computed), and `add` once more: what is known stays, what has changed is replaced, and --prune drops
+pictures that are gone.
 
 The table keeps what made its vectors, and refuses those of another model, prompt or setting.
 """
@@ -30,7 +31,7 @@ TABLE = "pictures"
 def add(path: Path, vectors: Path, *, prune: bool = False) -> str:
     """Bring what `saha-st encode` wrote into a database, which is made if there is none; say what was done."""
     written = read_vectors(vectors)
-    if not path.exists():
+    if not has_table(path):
         table = lancedb.connect(path).create_table(TABLE, as_table(written))
         return f"{table.count_rows()} added, 0 replaced, 0 removed: {table.count_rows()} pictures in {path}."
     table, origin = open_table(path)
@@ -67,9 +68,14 @@ def as_table(written: WrittenVectors) -> pa.Table:
     return pa.table({"id": written.ids, "vector": vectors}).replace_schema_metadata(written.origin.to_metadata())
 
 
+def has_table(path: Path) -> bool:
+    """Tell whether a database is there, and the table in it."""
+    return path.is_dir() and (path / f"{TABLE}.lance").is_dir()
+
+
 def open_table(path: Path) -> tuple[lancedb.table.Table, VectorOrigin]:
     """Open a database that `add` made."""
-    if not path.is_dir():
+    if not has_table(path):
         raise FileNotFoundError(f"There is no database {str(path)!r}. Make it: lancedb_search.py add {path} VECTORS")
     table = lancedb.connect(path).open_table(TABLE)
     return table, VectorOrigin.from_metadata(table.schema.metadata, place=repr(str(path)))

@@ -39,7 +39,8 @@ def read_table(files: Sequence[str | Path], *, cache_dir: str | None = None) -> 
     """
     suffixes = {Path(file).suffix.lower() for file in files}
     if len(suffixes) != 1 or not suffixes <= set(SUFFIXES):
-        raise ValueError(f"Cannot read {[str(file) for file in files]}: expected files of one of {SUFFIXES}.")
+        formats = f"files of one format, {', '.join(SUFFIXES)}"
+        raise ValueError(f"Cannot read {', '.join(map(str, files))} together: expected {formats}. Name one of them.")
     suffix = suffixes.pop()
     if suffix in (".jsonl", ".json"):
         return read_json_lines(files, cache_dir=cache_dir)

@@ -197,8 +197,8 @@ def compare(fixture: Fixture, output: Output, *, engine: str, tolerance: float) 
         return Comparison(fixture.label, engine, float("nan"), difference, tolerance, misfit)
     length, wanted = np.linalg.norm(there), np.linalg.norm(here)
     cosine = float(here @ there / (wanted * length))
-    is_longer = abs(length - wanted) > _LARGEST_TOLERANCE * wanted
-    misfit = f"the vector has length {length:.4g} instead of {wanted:.4g}" if is_longer else None
+    is_other_length = abs(length - wanted) > _LARGEST_TOLERANCE * wanted
+    misfit = f"the vector has length {length:.4g} instead of {wanted:.4g}" if is_other_length else None
     return Comparison(fixture.label, engine, cosine, difference, tolerance, misfit)
 
 

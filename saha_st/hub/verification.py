@@ -59,7 +59,8 @@ class Verification:
         """A line for each input, as Markdown."""
         lines = ["| input | tokens | cosine |", "|:--|:--|--:|"]
         for each in self.comparisons:
-            lines.append(f"| {each.label} | {'differ' if each.difference else 'equal'} | {each.cosine:.6f} |")
+            cosine = f"{each.cosine:.6f}" + (f", but {each.misfit}" if each.misfit else "")
+            lines.append(f"| {each.label} | {'differ' if each.difference else 'equal'} | {cosine} |")
         return "\n".join(lines)
 
     @property

@@ -27,6 +27,7 @@ from sentence_transformers import (
 from sentence_transformers.base.evaluation import BaseEvaluator
 from sentence_transformers.sentence_transformer.losses import MatryoshkaLoss
 from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import is_torch_bf16_gpu_available
 
 from saha_st.card.data import SaHaModelCardData
 from saha_st.card.recipe import publishable_recipe
@@ -150,10 +151,11 @@ def load_model(config: RunConfig) -> SentenceTransformer:
     )
     if config.adapter is not None:
         language_model_layers(model[0].model, config.adapter.target_modules)
-    if config.matryoshka_dims is not None and max(config.matryoshka_dims) > model.get_embedding_dimension():
+    if config.matryoshka_dims is not None and max(config.matryoshka_dims) != model.get_embedding_dimension():
         raise ValueError(
             f"matryoshka_dims={list(config.matryoshka_dims)}: {config.model!r} gives vectors of "
-            f"{model.get_embedding_dimension()} dimensions. Leave out what is more than that."
+            f"{model.get_embedding_dimension()} dimensions. These must be the largest of the list: else whole vectors "
+            "are not trained."
         )
     return model
 
@@ -172,6 +174,11 @@ def training_arguments(config: RunConfig) -> SentenceTransformerTrainingArgument
                 f"training: unknown key {key!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help.")
             )
     on_cpu = bool(config.training.get("use_cpu")) or not torch.cuda.is_available()
+    if config.training.get("bf16") and not (config.training.get("use_cpu") or is_torch_bf16_gpu_available()):
+        raise ValueError(
+            "training.bf16=true needs a GPU that computes in bfloat16, and there is none. Run where there is one, or "
+            "set training.bf16: false."
+        )
     defaults = {
         "per_device_train_batch_size": 64,
         "learning_rate": 5e-5,

@@ -86,7 +86,7 @@ def test_several_files_are_one_table(tmp_path: Path, read: Callable):
         ("a.json", '[{"a": 1},\n\n[1]]', r"a\.json, element 2: expected an object, found lists"),
         ("a.json", '[{"a": 1},\nnonsense]', r"a\.json, line 2: not JSON"),
         ("a.csv", "a,b\n1,2\n3,4,5,6,7\n", r"a\.csv cannot be read as csv"),
-        ("a.txt", "a", r"expected files of one of"),
+        ("a.txt", "a", r"expected files of one format, \.parquet"),
         ("a.jsonl", "\n", "no rows"),
         ("a.json", "[]", "no rows"),
         ("a.csv", "", "no rows"),

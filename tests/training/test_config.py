@@ -89,6 +89,12 @@ def test_that_accumulation_adds_no_negatives_is_for_the_caller_to_say(run_dict, 
     assert caplog.messages == [] and "adds gradients, not negatives" in accumulation_warning(args)
 
 
+def test_half_precision_that_this_machine_lacks_is_refused_in_our_words(run_dict):
+    run_dict["training"] = {"bf16": True}
+    with pytest.raises(ValueError, match="training.bf16=true needs a GPU"):
+        training_arguments(RunConfig.from_dict(run_dict))
+
+
 @pytest.mark.parametrize(("content", "error"), [("a: [", ValueError), ("- a", ValueError), (None, FileNotFoundError)])
 def test_a_file_that_is_no_config_is_refused(tmp_path, content, error):
     path = tmp_path / "run.yaml"

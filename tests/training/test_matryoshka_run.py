@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 from sentence_transformers import SentenceTransformer
@@ -37,9 +39,10 @@ def test_dimensions_that_cannot_be_are_refused(run_dict, dims, message):
         RunConfig.from_dict(run_dict | {"matryoshka_dims": dims})
 
 
-def test_more_dimensions_than_the_model_has_are_refused_before_mining(run_dict):
-    config = RunConfig.from_dict(run_dict | {"matryoshka_dims": [64, 32]})
-    with pytest.raises(ValueError, match=r"matryoshka_dims=\[64, 32\].* gives vectors of 32 dimensions"):
+@pytest.mark.parametrize("dims", [[64, 32], [16, 8]])
+def test_dimensions_that_do_not_end_with_the_models_own_are_refused_before_mining(run_dict, dims):
+    config = RunConfig.from_dict(run_dict | {"matryoshka_dims": dims})
+    with pytest.raises(ValueError, match=rf"{re.escape(str(dims))}.* gives vectors of 32 dimensions. These must"):
         load_model(config)
 
 
