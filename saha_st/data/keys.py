@@ -145,6 +145,8 @@ def _video(video: Any, files: dict[str, bytes]) -> list[tuple[str, bytes]]:
     if isinstance(video, (list, tuple)):
         if not video:
             raise ValueError("the video has no frames.")
+        if gaps := [number for number, frame in enumerate(video) if frame is None]:
+            raise ValueError(f"frame {gaps[0]} of the video is missing.")
         return [("frames", str(len(video)).encode()), *(_image(frame, files) for frame in video)]
     if hasattr(video, "detach"):  # a tensor
         video = video.detach().cpu().numpy()

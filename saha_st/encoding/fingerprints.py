@@ -108,7 +108,7 @@ _ONLY_OF_VIDEOS = ("do_sample_frames", "return_metadata", "min_frames", "max_fra
 
 
 def _video_settings(processor: Any) -> dict[str, Any]:
-    """How videos are read, if that says more than how pictures are: models keep the names that they had without."""
+    """How videos are read, if that says more than how pictures are: embedders keep the names that they had without."""
     pictures, videos = _settings_of(processor, "image_processor"), _settings_of(processor, "video_processor")
     more = {name for name, value in videos.items() if pictures.get(name) != value} - {"video_processor_type"}
     samples = videos.get("do_sample_frames") or not more <= set(_ONLY_OF_VIDEOS)

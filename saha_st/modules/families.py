@@ -177,7 +177,13 @@ def check_family(backbone: nn.Module, name: str, *, sees: bool) -> None:
             f"The model {name!r} is a {family.name}, which cannot be an embedder here: {family.unsupported}. The "
             "backbones that work are listed in the README of saha-st."
         )
-    if family is not None or model_type in _warned:
+    warn_if_untested(backbone, sees=sees)
+
+
+def warn_if_untested(backbone: nn.Module, *, sees: bool) -> None:
+    """Name, once, what nobody verified of a backbone without an entry; arguments as `check_family`."""
+    model_type = backbone.config.model_type
+    if family_of(model_type) is not None or model_type in _warned:
         return
     _warned.add(model_type)
     guess = family_by_structure(backbone)

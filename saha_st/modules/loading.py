@@ -15,7 +15,7 @@ from saha_st.card.data import SaHaModelCardData
 from saha_st.card.sidecars import MINING_FILE, RECIPE_FILE, REPORTS_DIR
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
 from saha_st.modules.bare_adapter import base_of, find_bare_adapter, put_adapter
-from saha_st.modules.families import check_family
+from saha_st.modules.families import check_family, warn_if_untested
 from saha_st.modules.image_tokens import set_image_tokens
 from saha_st.modules.sources import not_loadable, resolve_model, shown_name
 from saha_st.modules.transformer import HierarchicalPromptTransformer
@@ -106,6 +106,8 @@ def load_embedder(
     model._model_card_text = None  # a README that Sentence Transformers would pass on as this model's
     if prompt is not None:
         set_prompt(model, prompt, model_name_or_path)
+    else:
+        warn_if_untested(transformer.model, sees="image" in transformer.modalities)
     if image_tokens is not None:
         set_image_tokens(transformer.processor, image_tokens, config=transformer.model.config)
     set_frames(transformer.processor, num_frames, is_embedder=is_embedder)

@@ -40,13 +40,20 @@ class VideoFile:
         self.source = source
         self.name = "its bytes" if isinstance(source, bytes) else repr(os.fspath(source))
         with self._open() as (container, stream):
-            packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-            times = [packet.pts for packet in packets]
-            self.total_frames = len(packets)
+            # Their times alone: packets hold the file's bytes.
+            packets = [
+                (packet.pts, packet.is_keyframe)
+                for packet in container.demux(stream)
+                if packet.size and not packet.is_discard
+            ]
+            # A recording that begins between key frames cannot be shown before the first of them.
+            begin = next((number for number, (_, is_key) in enumerate(packets) if is_key), 0)
+            times = [time for time, _ in packets[begin:]]
+            self.total_frames = len(times)
             self.fps = float(stream.average_rate) if stream.average_rate else None
             # In the order in which frames are shown; None where a packet has no time, as in some AVI files.
             self._times = sorted(times) if None not in times and len(set(times)) == len(times) else None
-            self._keys = sorted(packet.pts for packet in packets if packet.is_keyframe) if self._times else []
+            self._keys = sorted(time for time, is_key in packets if is_key) if self._times else []
         with self._open() as (container, stream):
             first = next(container.decode(stream), None)
             if first is None:
@@ -94,9 +101,17 @@ class VideoFile:
         return found
 
     def _decode_from_start(self, wanted: Sequence[int]) -> dict[int, np.ndarray]:
+        number_of = None if self._times is None else {time: number for number, time in enumerate(self._times)}
+        left, found = set(wanted), {}
         with self._open() as (container, stream):
-            numbered = zip(range(wanted[-1] + 1), container.decode(stream), strict=False)
-            return {index: _as_shown(frame) for index, frame in numbered if index in set(wanted)}
+            for count, frame in enumerate(container.decode(stream)):
+                number = count if number_of is None else number_of.get(frame.pts)
+                if number in left:
+                    left.remove(number)
+                    found[number] = _as_shown(frame)
+                if not left:
+                    break
+        return found
 
     def _open(self) -> _Opened:
         return _Opened(self.source, self.name)

@@ -29,6 +29,7 @@ _SPELLINGS = (
     lambda count, fps: {"min_frames": count, "max_frames": count, "num_frames": None},  # where fps decides: Qwen3-VL
     lambda count, fps: {"num_frames": count, "fps": fps or 1},  # at most so many, and so many a second: SmolVLM
 )
+_MANY = 64  # frames that are worth a warning
 _LONG = 1000  # frames of a synthetic video, at 24 a second
 
 
@@ -136,6 +137,7 @@ def shown_frames(video: Video, processor: Any, options: Mapping[str, Any] | None
     settings |= options or {}
     count = settings["num_frames"]
     if not settings["do_sample_frames"]:
+        _warn_of_many(video.total_frames)
         return list(range(video.total_frames))
     try:
         metadata = _metadata(video.total_frames, fps=video.fps, height=video.height, width=video.width)
@@ -147,6 +149,20 @@ def shown_frames(video: Video, processor: Any, options: Mapping[str, Any] | None
             raise
         # The processor counts in seconds, of which nothing is known here.
         return np.linspace(0, video.total_frames - 1, count).round().astype(int).tolist()
+
+
+_warned: set[str] = set()
+
+
+def _warn_of_many(frames: int) -> None:
+    if frames > _MANY and "frames" not in _warned:
+        _warned.add("frames")
+        logger.warning(
+            "This embedder looks at all frames of a video, here %d, which are all decoded. Load it with num_frames=%d "
+            "to show it fewer; its vectors of videos are others then. (Said once.)",
+            frames,
+            DEFAULT_NUM_FRAMES,
+        )
 
 
 def read_clip(video: Video, processor: Any, options: Mapping[str, Any] | None = None) -> Clip:

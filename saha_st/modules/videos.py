@@ -106,6 +106,11 @@ class FrameList:
                 frame = np.asarray(open_image(self.frames[index]))
             except ValueError as error:
                 raise ValueError(f"frame {index} of the video: {error}") from error.__cause__
+            if frame.dtype != np.uint8:
+                raise ValueError(
+                    f"frame {index} of the video is an array of {frame.dtype}. Convert it to uint8, from 0 to 255: "
+                    "processors rescale whatever they are given as if it were that."
+                )
             if frame.shape != (self.height, self.width, 3):
                 raise ValueError(
                     f"frame {index} of the video is an array of shape {frame.shape}, the first one is "

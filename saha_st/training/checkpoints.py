@@ -71,7 +71,7 @@ def _check_same(folder: Path, wanted: dict) -> None:
     if not stored.exists():
         raise ValueError(f"The folder {str(folder)!r} holds no run to resume: it has no {CONFIG_FILE}.")
     before, now = (_deciding(values) for values in (json.loads(stored.read_text()), wanted))
-    different = [key for key in now if before.get(key) != now[key]]
+    different = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if different:
         raise ValueError(
             f"The run in {str(folder)!r} was started with other values of {', '.join(different)}; resumed, it would "

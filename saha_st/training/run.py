@@ -110,6 +110,9 @@ def train(
     with ranks.together():
         if args.batch_sampler is RunBatchSampler and ranks.is_main:
             warn_of_leftovers(datasets, args.train_batch_size)
+        probes = probes_of(
+            datasets, model[0].processor
+        )  # now: a video that cannot be read must not be found at the end
     choose_trainable(model, config, seed=args.seed)
     trainer = build_trainer(args, model, datasets, loss, evaluators, callbacks, config.matryoshka_dims)
     if not show_progress_bar:
@@ -126,7 +129,6 @@ def train(
         raise MemoryFullError(explain_out_of_memory(error, config, datasets, rows)) from error
     # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    probes = probes_of(datasets, model[0].processor)
     merge_adapter(model, probes=probes)
     if ranks.is_main:
         save_verified(model, folder / FINAL, probes=probes)

@@ -82,6 +82,8 @@ def test_videos_in_memory_have_the_key_of_their_pixels():
 def test_a_video_that_is_not_there_has_no_key(folder):
     with pytest.raises(ValueError, match="the video has no frames"):
         cell_key({"video": []})
+    with pytest.raises(ValueError, match="frame 1 of the video is missing"):
+        cell_key({"video": [clip()[0], None]})
     with pytest.raises(FileNotFoundError, match="gone.mp4"):
         cell_key({"video": str(folder / "gone.mp4")})
 

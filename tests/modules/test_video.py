@@ -287,6 +287,22 @@ def test_a_film_that_was_turned_is_shown_as_a_player_shows_it(tmp_path):
     np.testing.assert_array_equal(video.read([7])[0], np.rot90(frames[7], k=-1))
 
 
+def test_a_recording_that_begins_between_key_frames_begins_at_the_first(tmp_path):
+    av = pytest.importorskip("av")
+    frames = clip(3, 24)
+    write_video(tmp_path / "whole.ts", frames, "libx264", g=8, bf=0, crf=10, sc_threshold=0)
+    with av.open(str(tmp_path / "whole.ts")) as source, av.open(str(tmp_path / "cut.ts"), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size and number >= 3:
+                packet.stream = stream
+                target.mux(packet)
+    found = open_video(str(tmp_path / "cut.ts"))
+    assert found.total_frames == 16
+    expected = open_video(str(tmp_path / "whole.ts")).read(range(8, 24))
+    np.testing.assert_array_equal(found.read(range(16)), expected)
+
+
 def test_frames_of_a_folder_come_in_natural_order(tmp_path):
     for name in ("frame_10.png", "frame_2.PNG", "frame_1.jpg", ".hidden.png", "notes.txt", "frame_02b.png"):
         (tmp_path / name).touch()
@@ -311,6 +327,7 @@ def test_what_is_no_video_is_named_with_the_way_out(embedder, tmp_path):
         (str(tmp_path / "cut.mp4"), "cut.mp4' cannot be read"),
         ("https://example.org/clip.mp4", "nothing is fetched unasked. Download it"),
         (frames / 255.0, "an array of uint8, from 0 to 255; received float64"),
+        (list(frames / 255.0), "frame 0 of the video is an array of float64. Convert it to uint8"),
         (frames[0], "shape .frames, height, width, 3.; received .48, 64, 3"),
         (np.zeros((4, 8, 2000, 3), np.uint8), "the video is 2000x8 pixels"),
         (3, "received int"),
