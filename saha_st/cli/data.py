@@ -2,23 +2,28 @@
 
 saha-st data check pairs.jsonl        lists what is wrong, row by row
 saha-st data generate mini-mmeb       writes mini-MMEB to a new folder; the recipe mini-mmeb trains on it
+saha-st data generate mini-mmeb-v2    writes mini-MMEB-V2, of videos and pages, to a new folder of this name
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from saha_st.cli.options import add_pairs_arguments, at_least_one
 
 NAME = "data"
-HELP = "check pairs, row by row; or generate mini-MMEB"
+HELP = "check pairs, row by row; or generate mini-MMEB, mini-MMEB-V2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's flags."""
     parser.add_argument(
-        "action", choices=("check", "generate"), help="check: list what is wrong; generate: write mini-MMEB to PATH"
+        "action",
+        choices=("check", "generate"),
+        help="check: list what is wrong; generate: write mini-MMEB to PATH, or mini-MMEB-V2 if its last part is "
+        "mini-mmeb-v2",
     )
     add_pairs_arguments(parser)
     parser.add_argument(
@@ -31,9 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, print, and exit with 1 if there are rows that cannot be used."""
     if args.action == "generate":
-        from saha_st.data.scenes import write_mini_mmeb
+        from saha_st.data.scenes import write_mini_mmeb, write_mini_mmeb_v2
 
-        print(f"Wrote mini-MMEB to {write_mini_mmeb(args.path)}.")
+        if Path(args.path).name == "mini-mmeb-v2":
+            print(f"Wrote mini-MMEB-V2 to {write_mini_mmeb_v2(args.path)}.")
+        else:
+            print(f"Wrote mini-MMEB to {write_mini_mmeb(args.path)}.")
         return 0
     from saha_st.data import check_pairs, format_problems
     from saha_st.data.problems import format_summary

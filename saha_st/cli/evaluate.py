@@ -32,8 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="NAME",
-        help='"MMEB(v1)", "MMEB(v2)", mini-mmeb, "SugarCrepe(v1)", "SugarCrepe++", or benchmarks or tasks of mteb by '
-        'name, as "MIEB(lite)", "ViDoRe(v2)"',
+        help='"MMEB(v1)", "MMEB(v2)", mini-mmeb, mini-mmeb-v2, "SugarCrepe(v1)", "SugarCrepe++", or benchmarks or '
+        'tasks of mteb by name, as "MIEB(lite)", "ViDoRe(v2)"',
     )
     parser.add_argument("--output_dir", default="evaluation", help="folder for results, vectors and reports")
     add_batch_arguments(parser)
@@ -48,7 +48,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="other models to score on the same tasks; 'paper' for published figures, labelled as such",
     )
     parser.add_argument("--name", help="the model's name in results, org/model; the Hub's if not given")
-    parser.add_argument("--data_dir", help="local data of a benchmark of ours; mini-mmeb is generated there")
+    parser.add_argument(
+        "--data_dir", help="local data of a benchmark of ours; mini-mmeb and mini-mmeb-v2 are generated there"
+    )
     parser.add_argument("--image_root", help="folder that its image paths are relative to")
     parser.add_argument("--data_revision", help="branch, tag or commit of its dataset on the Hub")
     parser.add_argument("--cache_dir", help="folder for its downloads and unpacked images")
@@ -139,5 +141,7 @@ def _score(args: argparse.Namespace, name: str, benchmark: Any) -> tuple[Any, An
 
 def _place_of_generated(args: argparse.Namespace) -> Path | None:
     """Keep a generated benchmark beside its results."""
-    is_generated = all(name == "mini-mmeb" or name.startswith("MiniMMEB_") for name in args.benchmark)
-    return Path(args.output_dir) / "mini-mmeb" if is_generated else None
+    for folder, prefix in (("mini-mmeb", "MiniMMEB_"), ("mini-mmeb-v2", "MiniMMEBV2_")):
+        if all(name == folder or name.startswith(prefix) for name in args.benchmark):
+            return Path(args.output_dir) / folder
+    return None

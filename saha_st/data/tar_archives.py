@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import itertools
 import logging
@@ -15,6 +16,8 @@ from datasets.utils import tqdm
 from saha_st.data.archives import make_once
 
 logger = logging.getLogger(__name__)
+
+_BLOCK = 1 << 20  # bytes that are read at a time
 
 
 def unpack_tar_once(parts: Sequence[Path], target: Path) -> Path:
@@ -41,16 +44,19 @@ def _unpack(parts: Sequence[Path], folder: Path) -> None:
     try:
         with (
             tqdm(total=size, desc=f"Unpacking {parts[0].name}", unit="B", unit_scale=True) as bar,
-            io.BufferedReader(_Joined(parts, bar), buffer_size=1 << 20) as stream,
-            tarfile.open(fileobj=stream, mode="r|gz") as opened,
+            io.BufferedReader(_Joined(parts, bar), buffer_size=_BLOCK) as stream,
+            gzip.GzipFile(fileobj=stream, mode="rb") as plain,  # tarfile's own "r|gz" looks at no checksum
+            tarfile.open(fileobj=plain, mode="r|") as opened,
         ):
             for entry in opened:
                 if not (entry.isfile() or entry.isdir()):
                     raise ValueError(f"{parts[0]}: the entry {entry.name!r} is a link; not unpacked.")
                 opened.extract(entry, folder, filter="data")
+            while plain.read(_BLOCK):  # the checksum stands behind the last byte, which tarfile does not ask for
+                pass
     except tarfile.FilterError as error:
         raise ValueError(f"{parts[0]}: {error}; not unpacked.") from error
-    except (tarfile.TarError, zlib.error, EOFError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(
             f"{parts[0]} is not an intact TAR archive ({error}). Delete it and download it again."
         ) from error
@@ -76,7 +82,7 @@ class _Joined(io.RawIOBase):
         return len(taken)
 
 
-def _blocks(part: Path, size: int = 1 << 20) -> Iterator[bytes]:
+def _blocks(part: Path, size: int = _BLOCK) -> Iterator[bytes]:
     with open(part, "rb") as file:
         while block := file.read(size):
             yield block

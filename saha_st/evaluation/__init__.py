@@ -20,6 +20,7 @@ _HOMES = {
     "evaluate": "run",
     "find_benchmark": "catalogue",
     "mini_mmeb_tasks": "mmeb",
+    "mini_mmeb_v2_tasks": "mmeb_v2",
     "mmeb_benchmark": "mmeb",
     "mmeb_submission": "submission.mmeb",
     "mmeb_submission_steps": "submission.mmeb",

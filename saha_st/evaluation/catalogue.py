@@ -15,14 +15,15 @@ from mteb.abstasks.abstask import AbsTask
 from mteb.benchmarks.benchmark import Benchmark
 from mteb.get_tasks import TASK_LIST
 
-from saha_st.data.scenes import write_mini_mmeb
+from saha_st.data.scenes import write_mini_mmeb, write_mini_mmeb_v2
 from saha_st.evaluation.mmeb import as_benchmark, mini_mmeb_tasks, mmeb_benchmark
-from saha_st.evaluation.mmeb_v2 import mmeb_v2_benchmark
+from saha_st.evaluation.mmeb_v2 import mini_mmeb_v2_tasks, mmeb_v2_benchmark
 from saha_st.evaluation.specs import (
     VIDEO,
     VISDOC,
     TaskSpec,
     mini_mmeb_specs,
+    mini_mmeb_v2_specs,
     mmeb_specs,
     mmeb_v2_specs,
     video_specs,
@@ -38,7 +39,7 @@ from saha_st.ranks import Ranks
 
 logger = logging.getLogger(__name__)
 
-MINI_MMEB = "mini-mmeb"
+MINI_MMEB, MINI_MMEB_V2 = "mini-mmeb", "mini-mmeb-v2"
 
 
 def mini_mmeb_benchmark(
@@ -57,6 +58,30 @@ def mini_mmeb_benchmark(
             logger.info("Generating mini-MMEB in %s", folder)
             write_mini_mmeb(folder)
     return as_benchmark(MINI_MMEB, mini_mmeb_tasks(folder, subsets, cache_dir=cache_dir))
+
+
+def mini_mmeb_v2_benchmark(
+    name_or_path: str | Path = MINI_MMEB_V2,
+    *,
+    subsets: str | Sequence[str] | None = None,
+    cache_dir: str | None = None,
+) -> Benchmark:
+    """Return the generated mini-MMEB-V2 as a benchmark; it is generated first where it is not there.
+
+    Args:
+        name_or_path: The folder given to `write_mini_mmeb_v2`.
+        subsets: As `mini_mmeb_v2_tasks`.
+        cache_dir: As `mini_mmeb_v2_tasks`.
+    """
+    folder = Path(name_or_path)
+    with Ranks.current().first():
+        if not (folder / "video-tasks").is_dir():
+            logger.info("Generating mini-MMEB-V2 in %s", folder)
+            write_mini_mmeb_v2(folder)
+    description = "Generated videos of moving shapes, and generated pages: MMEB-V2 in small."
+    return as_benchmark(
+        MINI_MMEB_V2, mini_mmeb_v2_tasks(folder, subsets, cache_dir=cache_dir), description=description
+    )
 
 
 @dataclass(frozen=True)
@@ -96,6 +121,9 @@ BENCHMARKS = {
     MINI_MMEB: _Own(
         mini_mmeb_benchmark, _by_subset(mini_mmeb_specs().values()), "is generated; say with data_dir where."
     ),
+    MINI_MMEB_V2: _Own(
+        mini_mmeb_v2_benchmark, _by_subset(mini_mmeb_v2_specs().values()), "is generated; say with data_dir where."
+    ),
     "SugarCrepe(v1)": _Own(sugarcrepe_benchmark, _by_subset(sugarcrepe_specs())),
     "SugarCrepe++": _Own(
         sugarcrepe_pp_benchmark,
@@ -117,7 +145,7 @@ def find_benchmark(
 
     Args:
         names: Names of benchmarks or tasks, of ours or of mteb.
-        data_dir: Local data of a benchmark of ours, instead of those of the Hub; mini-mmeb is generated there.
+        data_dir: Local data of a benchmark of ours, instead of those of the Hub; generated ones are written there.
         image_root: Folder that its image paths are relative to.
         data_revision: Branch, tag or commit of its dataset on the Hub.
         cache_dir: Folder for its downloads and unpacked images. Default: that of datasets.

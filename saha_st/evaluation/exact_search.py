@@ -6,7 +6,7 @@ all candidates of all queries. Here a query keeps its ten best, and what tells w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,9 +92,9 @@ class ExactSearch:
     def _rank_all(self, names: Sequence[str], vectors: np.ndarray) -> dict[str, dict[str, float]]:
         # Equal documents are compared once: what a matrix product makes of equal rows may differ in the last bit.
         distinct, inverse = np.unique(self._documents, axis=0, return_inverse=True)
-        everything, found = range(len(self._ids)), {}
+        compare, everything, found = self._comparison_with(distinct), range(len(self._ids)), {}
         for start in range(0, len(names), _BLOCK):
-            block = self._compare(vectors[start : start + _BLOCK], distinct)[:, inverse.reshape(-1)]
+            block = compare(vectors[start : start + _BLOCK])[:, inverse.reshape(-1)]
             for name, similarities in zip(names[start : start + _BLOCK], block, strict=True):
                 found[name] = self._best(similarities, everything)
         return found
@@ -108,15 +108,20 @@ class ExactSearch:
     def _compare_one(self, query: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """Return the similarities of a query in float64, shape (documents,); those of equal documents are equal."""
         if not self._is_cosine:
-            return self._compare(query[None], documents)[0]
+            return self._comparison_with(documents)(query[None])[0]
         return cosine_with_each(query, documents)
 
-    def _compare(self, queries: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        """Return the similarities of all pairs in float64, shape (queries, documents)."""
+    def _comparison_with(self, documents: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        """Return what gives the similarities of queries with the documents in float64, shape (queries, documents)."""
         if not self._is_cosine:
-            return np.asarray(self.encoder.similarity(queries, documents), dtype=np.float64)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return _unit(queries) @ _unit(documents).T
+            return lambda queries: np.asarray(self.encoder.similarity(queries, documents), dtype=np.float64)
+        transposed = _unit(documents).T  # once for all blocks of queries
+
+        def cosines(queries: np.ndarray) -> np.ndarray:
+            with np.errstate(invalid="ignore"):
+                return _unit(queries) @ transposed
+
+        return cosines
 
     @property
     def _is_cosine(self) -> bool:
@@ -134,7 +139,8 @@ class ExactSearch:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     vectors = vectors.astype(np.float64)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def _as_lists(batch: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:

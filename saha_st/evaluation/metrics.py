@@ -24,11 +24,13 @@ class Judged:
             many places as the largest k at least.
         ideal: Grades of the relevant documents, the highest first, as far as there are so many places; as `gains`.
         num_relevant: Number of relevant documents, found or not; shape (queries,).
+        total_grade: Sum of the grades of the relevant documents, of which `ideal` may hold a part; as `num_relevant`.
     """
 
     gains: np.ndarray
     ideal: np.ndarray
     num_relevant: np.ndarray
+    total_grade: np.ndarray
 
     def __len__(self) -> int:
         return len(self.gains)

@@ -12,6 +12,7 @@ the metrics of more places are not: VLM2Vec counts such a candidate twice in map
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,24 @@ from saha_st.data.mmeb_v2 import (
 )
 from saha_st.data.mmeb_v2.frames import folder_states
 from saha_st.data.mmeb_v2.places import MEDIA_REPO
+from saha_st.data.scenes.subsets_v2 import MINI_PAGE_SUBSETS, MINI_VIDEO_SUBSETS
 from saha_st.evaluation.exact_search import ExactSearch
 from saha_st.evaluation.metrics import METRICS, Judged, ndcg_linear
 from saha_st.evaluation.mmeb import UNDEFINED, MMEBMetadata, MMEBTask, as_benchmark, mmeb_tasks
 from saha_st.evaluation.rankings import Ranking, RankingsSource, judge, make_rankings, write_rankings
 from saha_st.evaluation.revisions import digest_of_states, states_of
-from saha_st.evaluation.specs import IMAGE, LABELS, NDCG_AT_5, VIDEO, VISDOC, TaskSpec, mmeb_v2_specs
+from saha_st.evaluation.specs import (
+    IMAGE,
+    LABELS,
+    NDCG_AT_5,
+    VIDEO,
+    VISDOC,
+    TaskSpec,
+    mini_mmeb_v2_specs,
+    mmeb_v2_specs,
+)
 
+_SUBSETS = VIDEO_SUBSETS | PAGE_SUBSETS
 _REFERENCE = "https://arxiv.org/abs/2507.04590"
 _CITATION = """@article{meng2025vlm2vecv2,
   title = {VLM2Vec-V2: Advancing Multimodal Embedding for Videos, Images, and Visual Documents},
@@ -78,7 +90,10 @@ class MMEBV2Task(MMEBTask):
 
     def _evaluate_subset(self, model: Any, data_split: Any, **options: Any) -> Any:
         self._search = ExactSearch(model)
-        return super()._evaluate_subset(self._search, data_split, **options)
+        try:
+            return super()._evaluate_subset(self._search, data_split, **options)
+        finally:
+            del self._search  # tasks outlive their evaluation: it holds the model and the vectors of the corpus
 
     def task_specific_scores(
         self,
@@ -125,11 +140,11 @@ class MMEBV2Task(MMEBTask):
 
 def _chances(main_score: str, judged: Judged, candidates: np.ndarray) -> np.ndarray:
     """Return what guessing scores for each query: every place holds every candidate with the same probability."""
-    mean_gain = judged.ideal.sum(axis=1) / candidates
     if main_score != NDCG_AT_5:
         return np.minimum(judged.num_relevant / candidates, 1)
+    mean_gain = judged.total_grade / candidates
     places = np.arange(judged.gains.shape[1]) < candidates[:, None]
-    return ndcg_linear(Judged(places * mean_gain[:, None], judged.ideal, judged.num_relevant), 5)
+    return ndcg_linear(replace(judged, gains=places * mean_gain[:, None]), 5)
 
 
 def mmeb_v2_tasks(
@@ -144,7 +159,7 @@ def mmeb_v2_tasks(
     Args:
         name_or_path: A folder with `image-tasks`, `video-tasks` and `visdoc-tasks`, as `saha_st.data.mmeb_v2.places`
             describes them, or `None` for the Hub. Rows that it lacks come from the Hub. Pictures of the image tasks
-            are in `image-tasks`; so may be their rows, as in TIGER-Lab/MMEB-eval.
+            are in `image-tasks/MMEB`, or in `image-tasks`; so may be their rows, as in TIGER-Lab/MMEB-eval.
         subsets: One subset, several, or `None` for all of the modalities.
         modalities: "Image", "Video" or "VisDoc", several or all.
         cache_dir: Folder for downloads. Default: that of datasets.
@@ -158,7 +173,32 @@ def mmeb_v2_tasks(
     names = pick_subsets(subsets, list(specs), source="MMEB-V2")
     images = [name for name in names if specs[name].modality == IMAGE]
     tasks = {task.spec.subset: task for task in (_image_tasks(place, images) if images else ())}
-    return [tasks.get(name) or _task_class(specs[name], place)() for name in names]
+    return [tasks.get(name) or _task_class(specs[name], _SUBSETS[name], place)() for name in names]
+
+
+def mini_mmeb_v2_tasks(
+    root: str | Path, subsets: str | Sequence[str] | None = None, *, cache_dir: str | None = None
+) -> list[MMEBTask]:
+    """Return the tasks of a mini-MMEB-V2 that `write_mini_mmeb_v2` wrote.
+
+    Args:
+        root: The folder given to `write_mini_mmeb_v2`.
+        subsets: One subset, several, or `None` for all.
+        cache_dir: Folder for converted rows. Default: that of datasets.
+
+    Raises:
+        FileNotFoundError: There is no mini-MMEB-V2 in `root`.
+        ValueError: A subset that there is not.
+    """
+    place = MMEBV2Place(Path(root).expanduser().absolute(), cache_dir)
+    table, specs = MINI_VIDEO_SUBSETS | MINI_PAGE_SUBSETS, mini_mmeb_v2_specs()
+    names = pick_subsets(subsets, list(specs), source="mini-MMEB-V2")
+    if missing := [name for name in names if place.local_rows(table[name]) is None]:
+        raise FileNotFoundError(
+            f"root: {str(root)!r} holds no {', '.join(missing)} of mini-MMEB-V2. Write it to a new folder with "
+            "write_mini_mmeb_v2(root)."
+        )
+    return [_task_class(specs[name], table[name], place, benchmark="mini-MMEB-V2")() for name in names]
 
 
 def mmeb_v2_benchmark(name_or_path: str | Path | None = None, *, name: str = "MMEB(v2)", **options: Any) -> Benchmark:
@@ -178,25 +218,29 @@ def mmeb_v2_benchmark(name_or_path: str | Path | None = None, *, name: str = "MM
 def _image_tasks(place: MMEBV2Place, names: Sequence[str]) -> list[MMEBTask]:
     if place.folder is None:
         return mmeb_tasks(subsets=names, cache_dir=place.cache_dir)
-    pictures = place.folder / "image-tasks"
-    if not pictures.is_dir():
+    folder = place.folder / "image-tasks"
+    if not folder.is_dir():
         raise FileNotFoundError(
             f"name_or_path: {place.folder} has no image-tasks, the pictures of {len(names)} of the tasks. Unpack "
-            f"mmeb_v1.tar.gz of {MEDIA_REPO} to it, or name other tasks."
+            f"mmeb_v1.tar.gz of {MEDIA_REPO} in it, or name other tasks."
         )
-    if any(pictures.glob("*/*.parquet")):
-        return mmeb_tasks(pictures, names, cache_dir=place.cache_dir)
+    pictures = folder / "MMEB" if (folder / "MMEB").is_dir() else folder  # what the archive unpacks to
+    for rows in dict.fromkeys((pictures, folder)):
+        if any(rows.glob("*/*.parquet")):
+            elsewhere = pictures if rows != pictures else None
+            return mmeb_tasks(rows, names, image_root=elsewhere, cache_dir=place.cache_dir)
     return mmeb_tasks(subsets=names, image_root=pictures, cache_dir=place.cache_dir)
 
 
-def _task_class(spec: TaskSpec, place: MMEBV2Place) -> type[MMEBV2Task]:
-    subset = VIDEO_SUBSETS.get(spec.subset) or PAGE_SUBSETS[spec.subset]
+def _task_class(
+    spec: TaskSpec, subset: VideoSubset | PageSubset, place: MMEBV2Place, *, benchmark: str = "MMEB-V2"
+) -> type[MMEBV2Task]:
     metadata = MMEBV2Metadata(
         name=spec.name,
-        description=f"{spec.subset} of MMEB-V2 ({spec.meta_task}).",
+        description=f"{spec.subset} of {benchmark} ({spec.meta_task}).",
         type="Any2AnyRetrieval",
         category=spec.category,
-        modalities=_modalities(spec),
+        modalities=_modalities(subset),
         dataset={"path": str(place.local_rows(subset) or subset.repo), "revision": _revision(subset, place)},
         eval_splits=["test"],
         eval_langs=["eng-Latn"],
@@ -206,16 +250,16 @@ def _task_class(spec: TaskSpec, place: MMEBV2Place) -> type[MMEBV2Task]:
     )
 
     def load() -> RankingSplit:
-        return load_mmeb_v2_eval(spec.subset, place)
+        return load_mmeb_v2_eval(subset, place)
 
     members = {"spec": spec, "metadata": metadata, "load": staticmethod(load), "__module__": __name__}
     return type(spec.name, (MMEBV2Task,), members)
 
 
-def _modalities(spec: TaskSpec) -> list[str]:
-    if spec.modality == VISDOC:
+def _modalities(subset: VideoSubset | PageSubset) -> list[str]:
+    if isinstance(subset, PageSubset):
         return ["image", "text"]
-    return ["image", "video", "text"] if VIDEO_SUBSETS[spec.subset].has_image_queries else ["video", "text"]
+    return ["image", "video", "text"] if subset.has_image_queries else ["video", "text"]
 
 
 def _revision(subset: VideoSubset | PageSubset, place: MMEBV2Place) -> str:
@@ -226,6 +270,6 @@ def _revision(subset: VideoSubset | PageSubset, place: MMEBV2Place) -> str:
         return name if isinstance(subset, PageSubset) else f"{name}-{(place.commit(MEDIA_REPO) or 'main')[:16]}"
     states = [] if rows is None else states_of(rows)
     if isinstance(subset, VideoSubset):
-        states += folder_states(place.folder / "video-tasks" / "frames" / subset.frames)
+        states += folder_states(frames) if (frames := place.local_frames(subset)) is not None else []
     digest = digest_of_states(states)
     return digest if name is None else f"{name}-{digest}" if states else name

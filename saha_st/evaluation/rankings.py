@@ -97,17 +97,19 @@ class Rankings:
 
 def judge(rankings: Iterable[Ranking]) -> Judged:
     """Return the grades of the best of every query, and what the best order would have."""
-    gains, ideal, num_relevant = [], [], []
+    gains, ideal, num_relevant, total_grade = [], [], [], []
     for each in rankings:
         pairs = zip(each.documents, each.similarities, strict=True)
         gains.append(_padded([each.relevant.get(name, 0) * (not np.isnan(value)) for name, value in pairs]))
         ideal.append(_padded(sorted(each.relevant.values(), reverse=True)))
         num_relevant.append(len(each.relevant))
+        total_grade.append(sum(each.relevant.values()))
     shape = (-1, NUM_KEPT)
     return Judged(
         np.reshape(np.array(gains, dtype=np.float64), shape),
         np.reshape(np.array(ideal, dtype=np.float64), shape),
         np.array(num_relevant, dtype=np.int64),
+        np.array(total_grade, dtype=np.float64),
     )
 
 

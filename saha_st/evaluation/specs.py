@@ -8,7 +8,7 @@ from typing import Literal
 
 from saha_st.data.mmeb import MMEB_SUBSETS
 from saha_st.data.mmeb.subsets import MetaTask
-from saha_st.data.mmeb_v2 import PAGE_SUBSETS, VIDEO_SUBSETS, VideoSubset
+from saha_st.data.mmeb_v2 import PAGE_SUBSETS, VIDEO_SUBSETS, PageSubset, VideoSubset
 
 Category = Literal["it2t", "t2it", "it2it", "t2i", "t2t", "vt2t", "t2vt", "vt2vt"]
 
@@ -52,6 +52,7 @@ class TaskSpec:
         modality: The modality whose mean it is part of, if the benchmark has several.
         main_score: Its main score's name in mteb.
         num_queries: How many queries published results are of, if that is known.
+        leaderboard_name: Its name in the files of the leaderboard, `None` if that is `subset`.
     """
 
     name: str
@@ -63,6 +64,7 @@ class TaskSpec:
     modality: str | None = None
     main_score: str = HIT_AT_1
     num_queries: int | None = None
+    leaderboard_name: str | None = None
 
 
 def category_of(subset: str, meta_task: MetaTask) -> Category:
@@ -118,6 +120,7 @@ def visdoc_specs() -> dict[str, TaskSpec]:
             modality=VISDOC,
             main_score=NDCG_AT_5,
             num_queries=each.num_queries,
+            leaderboard_name=each.leaderboard_name,
         )
         for each in PAGE_SUBSETS.values()
     )
@@ -149,6 +152,18 @@ def mini_mmeb_specs() -> dict[str, TaskSpec]:
         )
         for each in SUBSETS.values()
     )
+
+
+def mini_mmeb_v2_specs() -> dict[str, TaskSpec]:
+    """Return the tasks of the generated mini-MMEB-V2 by subset."""
+    from saha_st.data.scenes.subsets_v2 import MINI_PAGE_SUBSETS, MINI_VIDEO_SUBSETS
+
+    def spec(each: VideoSubset | PageSubset, category: Category, modality: str, main_score: str) -> TaskSpec:
+        name = f"MiniMMEBV2_{each.name}"
+        return TaskSpec(name, each.name, each.meta_task, True, category, modality=modality, main_score=main_score)
+
+    videos = [spec(each, _video_category(each), VIDEO, HIT_AT_1_IN_ORDER) for each in MINI_VIDEO_SUBSETS.values()]
+    return _by_subset([*videos, *(spec(each, "t2it", VISDOC, NDCG_AT_5) for each in MINI_PAGE_SUBSETS.values())])
 
 
 def _by_subset(specs: Iterable[TaskSpec]) -> dict[str, TaskSpec]:

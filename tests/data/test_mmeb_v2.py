@@ -59,7 +59,8 @@ def test_the_tables_have_the_leaderboards_tasks():
     schema = Path(__file__).parents[2] / "saha_st" / "evaluation" / "submission" / "mmeb.schema.json"
     metrics = json.loads(schema.read_text())["properties"]["metrics"]["properties"]
     assert set(VIDEO_SUBSETS) == set(metrics["video"]["required"]) and len(VIDEO_SUBSETS) == 18
-    assert set(PAGE_SUBSETS) == set(metrics["visdoc"]["required"]) == set(PAGE_REPOS)
+    assert {each.leaderboard_name or name for name, each in PAGE_SUBSETS.items()} == set(metrics["visdoc"]["required"])
+    assert set(PAGE_SUBSETS) == set(PAGE_REPOS)
     groups = [each.meta_task for each in (*VIDEO_SUBSETS.values(), *PAGE_SUBSETS.values())]
     assert {name: groups.count(name) for name in groups} == {
         "Video classification": 5,
@@ -254,6 +255,12 @@ def test_judgements_that_do_not_fit_are_refused(tmp_path: Path):
         read([7, 8], [(0, 7, 1), (1, 9, 1)])
     split = read([7, 8, 7], [(0, 7, 1), (0, 7, 2), (1, 8, 1)])  # judged twice, and one page of the same name
     assert len(split.documents) == 2 and list(split.relevant["q000000"].values()) == [2]
+    split = read([7, 7, 8], [(0, 7, 1), (1, 8, 1)])
+    assert split.documents["id"][:] == ["d000000", "d000001"] and split.relevant["q000001"] == {"d000001": 1}
+    assert [np.asarray(page).tolist() for page in split.documents["image"]] == [
+        np.asarray(picture(0, row)).tolist() for row in (0, 2)
+    ]
+    assert split.documents.cache_files and len(split.documents.data) == 3  # a view of the file, not a copy of rows
     with pytest.raises(ValueError, match="queries lacks the columns"):
         Folder(tmp_path).pages("tatdqa_test_beir", "test", [(0, "a")], [7], [(0, 7, 1)])
         folder = tmp_path / "visdoc-tasks" / "data" / "tatdqa_test_beir"
@@ -288,6 +295,41 @@ def test_rows_without_a_column_are_refused(copy: Path):
     Folder(copy).rows("k700.jsonl", [])
     with pytest.raises(ValueError, match="K700 has no rows"):
         load_mmeb_v2_eval("K700", copy)
+
+
+def test_an_instruction_without_a_text_stands_alone(copy: Path):
+    captions = "Select a video that fits the description provided:"
+    Folder(copy).rows(
+        "vatex.jsonl", [{"videoID": f"x{n % 2}", "enCap": text} for n, text in enumerate(("", None, [], ["", "a"]))]
+    )
+    assert texts(load_mmeb_v2_eval("VATEX", copy)) == [captions] * 4
+    rows = Folder(copy).rows_of("qvhighlight.jsonl")
+    Folder(copy).rows("qvhighlight.jsonl", [rows[0] | {"query": None}, rows[1] | {"query": ""}])
+    found = texts(load_mmeb_v2_eval("QVHighlight", copy))
+    assert found == ["Find the clip that corresponds to the described scene in the given video:"] * 2
+    rows = Folder(copy).rows_of("momentseeker_1k6.jsonl")
+    Folder(copy).rows("momentseeker_1k6.jsonl", [row | {"query": ""} for row in rows])
+    assert texts(load_mmeb_v2_eval("MomentSeeker", copy))[0] == "Find the clip that corresponds to the given text:"
+    folder = copy / "visdoc-tasks" / "data" / "tatdqa_test_beir"
+    shutil.rmtree(folder)
+    Folder(copy).pages(folder.name, "test", [(0, ""), (1, None)], [7, 8], [(0, 7, 1), (1, 8, 1)])
+    found = texts(load_mmeb_v2_eval("ViDoRe_tatdqa", copy))
+    assert found == ["Find a document image that matches the given query:"] * 2
+
+
+@pytest.mark.parametrize("name", ["UCF101", "VATEX"])
+def test_frames_are_found_without_the_folder_of_their_group(name: str, copy: Path):
+    """As they are when video_cls.tar.gz and video_ret.tar.gz are unpacked in video-tasks/frames."""
+    expected = load_mmeb_v2_eval(name, copy)
+    frames = copy / "video-tasks" / "frames"
+    for group in ("video_cls", "video_ret"):
+        for folder in (frames / group).iterdir():
+            folder.rename(frames / folder.name)
+        (frames / group).rmdir()
+    found = load_mmeb_v2_eval(name, copy)
+    side = "documents" if VIDEO_SUBSETS[name].target_is_video else "queries"
+    assert [frames_of(found, row, side) for row in (0, 1)] == [frames_of(expected, row, side) for row in (0, 1)]
+    assert open_mmeb_v2(copy).local_frames(VIDEO_SUBSETS[name]) == frames / name
 
 
 def test_unknown_names_and_places_are_refused(root: Path, tmp_path: Path):

@@ -7,6 +7,7 @@ import io
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mmeb_v2_files import write_video_tasks
 
@@ -59,6 +60,34 @@ def test_nothing_is_left_of_a_bad_archive(tmp_path: Path):
     refused(archive({"../outside.jpg": b"x"}), "outside.*not unpacked")
     refused(archive({"a.jpg": b"x"}, "link.jpg"), "'link.jpg' is a link")
     assert not (tmp_path / "outside.jpg").exists()
+
+
+def test_a_flipped_byte_is_never_unpacked(tmp_path: Path):
+    """Most flips leave an archive that can be read, with other pictures in it: gzip's checksum alone tells."""
+    files = {f"{number}.jpg": np.random.default_rng(number).bytes(3000) for number in range(4)}
+    good = archive(files)
+    places = [*range(10, len(good), 397), len(good) - 8, len(good) - 1]  # behind gzip's header of ten bytes
+    for place in places:
+        bad = good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :]
+        with pytest.raises(ValueError, match="not an intact TAR archive"):
+            unpack_tar_once(cut(bad, tmp_path, 2), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    assert len(places) > 20
+
+
+@pytest.mark.parametrize("missing", [1, 4, 8])
+def test_an_archive_without_its_last_bytes_is_refused(missing: int, tmp_path: Path):
+    with pytest.raises(ValueError, match="not an intact TAR archive"):
+        unpack_tar_once(cut(archive({"a.jpg": b"x" * 5000})[:-missing], tmp_path, 1), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_archive_of_several_gzip_members_is_one(tmp_path: Path):
+    files = {f"a/{number}.jpg": np.random.default_rng(number).bytes(3000) for number in range(9)}
+    plain = gzip.decompress(archive(files))
+    members = b"".join(gzip.compress(plain[start : start + 7001]) for start in range(0, len(plain), 7001))
+    found = unpack_tar_once(cut(members, tmp_path, 3), tmp_path / "out")
+    assert {path.relative_to(found).as_posix(): path.read_bytes() for path in found.rglob("*.jpg")} == files
 
 
 @pytest.mark.parametrize("name", ["UCF101", "VATEX", "MVBench", "QVHighlight"])

@@ -96,7 +96,7 @@ def test_mini_mmeb_is_generated_where_it_is_not_there(tmp_path: Path, monkeypatc
 
 def test_the_names_of_tasks_are_those_of_the_benchmark(tmp_path: Path):
     for name, own in BENCHMARKS.items():
-        if name != "mini-mmeb":
+        if name not in ("mini-mmeb", "mini-mmeb-v2"):  # these are generated first
             benchmark = find_benchmark(name, image_root=tmp_path if name == "SugarCrepe++" else None)
             assert [task.metadata.name for task in benchmark.tasks] == list(own.tasks)
 

@@ -278,13 +278,52 @@ def test_a_submission_of_all_modalities_has_all_metrics_of_all_datasets(
     assert {name: len(each) for name, each in metrics.items()} == {"image": 36, "video": 18, "visdoc": 24}
     names = [*(f"{metric}@{k}" for metric in METRICS for k in KS), "num_pred", "num_data"]
     for modality, main_score in (("image", "hit@1"), ("video", "hit@1"), ("visdoc", "ndcg_linear@5")):
-        for subset, found in metrics[modality].items():
+        for key, found in metrics[modality].items():
+            subset = key.removesuffix("-fixed")
             assert list(found) == names
             assert found[main_score] == pytest.approx(scores.by_task[subset], abs=1e-5)
             assert found["num_data"] == scores.tasks[subset].num_queries
     graded = metrics["visdoc"]["ViDoRe_esg_reports_v2_multilingual"]
     assert graded["recall@1"] < graded["hit@1"] or graded["ndcg_linear@5"] != graded["ndcg_exponential@5"]
     assert "MMLongBench-doc (2, not 838)" in caplog.text and "YouCook2 (2, not 3179)" in caplog.text
+
+
+VISDOC_KEYS = [
+    "ViDoRe_arxivqa",
+    "ViDoRe_docvqa",
+    "ViDoRe_infovqa",
+    "ViDoRe_tabfquad",
+    "ViDoRe_tatdqa",
+    "ViDoRe_shiftproject",
+    "ViDoRe_syntheticDocQA_artificial_intelligence",
+    "ViDoRe_syntheticDocQA_energy",
+    "ViDoRe_syntheticDocQA_government_reports",
+    "ViDoRe_syntheticDocQA_healthcare_industry",
+    "ViDoRe_esg_reports_human_labeled_v2",
+    "ViDoRe_biomedical_lectures_v2_multilingual",
+    "ViDoRe_economics_reports_v2_multilingual",
+    "ViDoRe_esg_reports_v2_multilingual",
+    "VisRAG_ArxivQA",
+    "VisRAG_ChartQA",
+    "VisRAG_MP-DocVQA",
+    "VisRAG_SlideVQA",
+    "VisRAG_InfoVQA",
+    "VisRAG_PlotQA",
+    "ViDoSeek-page-fixed",
+    "ViDoSeek-doc",
+    "MMLongBench-page-fixed",
+    "MMLongBench-doc",
+]
+
+
+def test_the_visual_documents_have_the_keys_of_the_leaderboards_files(embedder, run_of_all: RunFolder):
+    """Those of the scores that the Space has of Qwen3-VL-Embedding-8B, with the corrected datasets' names."""
+    metrics = json.loads(submit(embedder, run_of_all).read_text())["metrics"]
+    assert list(metrics["visdoc"]) == VISDOC_KEYS
+    for subset in PAGE_SUBSETS:
+        (run_of_all.results / f"MMEB_{subset}.json").unlink()
+    metrics = json.loads(submit(embedder, run_of_all).read_text())["metrics"]
+    assert metrics["visdoc"] == dict.fromkeys(VISDOC_KEYS, "DIR_N/A")
 
 
 def test_a_modality_without_results_is_said_to_be_missing(embedder, run_of_all: RunFolder):

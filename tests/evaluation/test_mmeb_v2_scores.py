@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,37 @@ def test_chance_is_what_random_rankings_score(scores, root: Path):
             listed = list(split.documents["id"]) if split.candidates is None else split.candidates[name]
             values += [literal(metric, rng.permutation(listed).tolist(), relevant) for _ in range(3000)]
         assert scores.tasks[subset].chance == pytest.approx(np.mean(values), abs=0.02), subset
+
+
+def test_chance_counts_all_relevant_pages_and_not_only_the_ten_that_are_kept(_embedder, tmp_path: Path):
+    rng = np.random.default_rng(0)
+    right = rng.permutation(200)[:40].tolist()
+    qrels = [(0, page, 1) for page in right]
+    Folder(tmp_path).pages("tatdqa_test_beir", "test", [(0, "which?")], list(range(200)), qrels)
+    found = evaluate(_embedder, mmeb_v2_tasks(tmp_path, "ViDoRe_tatdqa"), **QUIET).tasks["ViDoRe_tatdqa"]
+    relevant = {f"d{page:06d}": 1 for page in right}
+    names = [f"d{page:06d}" for page in range(200)]
+    values = [literal("ndcg@5", rng.permutation(names).tolist(), relevant) for _ in range(5000)]
+    assert found.chance == pytest.approx(40 / 200, abs=1e-5)  # all grades are the same, and so is the gain of a place
+    assert found.chance == pytest.approx(np.mean(values), abs=0.01)
+
+
+def test_a_task_that_was_evaluated_holds_neither_model_nor_vectors(_embedder, root: Path):
+    (task,) = mmeb_v2_tasks(root, "VATEX")
+    made: list[weakref.ref] = []
+
+    class Watched(Embedder):
+        def encode(self, *args: Any, **options: Any) -> Any:
+            found = super().encode(*args, **options)
+            made.append(weakref.ref(found))
+            return found
+
+    encoder = Watched(_embedder, **QUIET)
+    assert evaluate(encoder, [task], **QUIET).tasks["VATEX"].num_queries == 6 and len(made) == 2
+    made.append(weakref.ref(encoder))
+    del encoder
+    gc.collect()
+    assert task.metadata.name == "MMEB_VATEX" and [each() for each in made] == [None] * 3
 
 
 def test_the_frames_reach_the_model_and_decide_the_vector(_embedder, root: Path):
@@ -232,6 +265,26 @@ def test_the_image_tasks_are_those_of_the_first_version(mmeb_v2_report, root: Pa
     picture(0).save(tmp_path / "image-tasks" / "a.png")
     (task,) = mmeb_v2_tasks(tmp_path, "CIRR")
     assert task.metadata.dataset["path"] == "TIGER-Lab/MMEB-eval"
+
+
+@pytest.mark.parametrize("rows", ["image-tasks", "image-tasks/MMEB"])
+def test_the_pictures_of_the_image_tasks_may_be_in_the_folder_of_their_archive(
+    rows: str, mmeb: Path, embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As they are when mmeb_v1.tar.gz, all of which is in MMEB, is unpacked in image-tasks."""
+    shutil.copytree(mmeb / "eval_images", tmp_path / "image-tasks" / "MMEB")
+    shutil.copytree(mmeb / "CIRR", tmp_path / rows / "CIRR")
+    (expected,) = find_benchmark("MMEB_CIRR", data_dir=mmeb).tasks
+    scores = evaluate(embedder, [expected], **QUIET)
+    found = evaluate(embedder, mmeb_v2_tasks(tmp_path, "CIRR"), **QUIET)
+    assert found.by_task == scores.by_task and 0 < found.by_task["CIRR"] < 1
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr("saha_st.evaluation.mmeb_v2.mmeb_tasks", lambda *_, **options: asked.append(options) or [])
+    shutil.rmtree(tmp_path / rows / "CIRR")  # rows from the Hub
+    with pytest.raises(KeyError):
+        mmeb_v2_tasks(tmp_path, "CIRR")
+    assert asked[0]["image_root"] == tmp_path / "image-tasks" / "MMEB"
 
 
 def test_tasks_go_by_one_name_each_and_places_that_do_not_fit_are_refused(root: Path):

@@ -174,7 +174,7 @@ def test_metrics_are_those_that_the_leaderboard_has_published():
     """VLM2Vec-V1-Qwen2VL-7B on HatefulMemes: two candidates, 697 of 1000 truths first and so the others second."""
     gains, ideal = np.zeros((1000, NUM_KEPT)), np.zeros((1000, NUM_KEPT))
     gains[np.arange(1000), np.repeat([0, 1], [697, 303])] = ideal[:, 0] = 1
-    found = mean_metrics(Judged(gains, ideal, np.ones(1000)))
+    found = mean_metrics(Judged(gains, ideal, np.ones(1000), np.ones(1000)))
     published = {
         "hit@1": 0.697,
         "hit@5": 1.0,

@@ -8,7 +8,7 @@ from saha_st.data.mmeb_v2.frames import FrameFolders
 from saha_st.data.mmeb_v2.pages import page_split
 from saha_st.data.mmeb_v2.places import MMEBV2Place
 from saha_st.data.mmeb_v2.split import RankingSplit
-from saha_st.data.mmeb_v2.subsets import PAGE_SUBSETS, VIDEO_SUBSETS
+from saha_st.data.mmeb_v2.subsets import PAGE_SUBSETS, VIDEO_SUBSETS, PageSubset, VideoSubset
 from saha_st.data.mmeb_v2.videos import video_split
 
 
@@ -36,12 +36,16 @@ def open_mmeb_v2(name_or_path: str | Path | None = None, *, cache_dir: str | Non
 
 
 def load_mmeb_v2_eval(
-    subset: str, name_or_path: str | Path | MMEBV2Place | None = None, *, cache_dir: str | None = None
+    subset: str | VideoSubset | PageSubset,
+    name_or_path: str | Path | MMEBV2Place | None = None,
+    *,
+    cache_dir: str | None = None,
 ) -> RankingSplit:
     """Load a video or visual document task of MMEB-V2.
 
     Args:
-        subset: Its name on the leaderboard, such as "K700" or "ViDoRe_arxivqa".
+        subset: Its name on the leaderboard, such as "K700" or "ViDoRe_arxivqa"; or how it is read, of a task that
+            is not on it.
         name_or_path: A folder with `video-tasks` and `visdoc-tasks` as `places` describes them, or `None` for the
             Hub, of which a task of videos needs the frames of its whole group.
         cache_dir: As `MMEBV2Place`.
@@ -51,10 +55,12 @@ def load_mmeb_v2_eval(
         FileNotFoundError: There is no such folder, or frames are missing.
     """
     place = name_or_path if isinstance(name_or_path, MMEBV2Place) else open_mmeb_v2(name_or_path, cache_dir=cache_dir)
-    if subset in PAGE_SUBSETS:
-        return page_split(PAGE_SUBSETS[subset], place)
-    if subset not in VIDEO_SUBSETS:
-        raise ValueError(f"subset: there is no {subset!r}; there are {[*VIDEO_SUBSETS, *PAGE_SUBSETS]}.")
-    video = VIDEO_SUBSETS[subset]
-    rows = place.video_rows(video)
-    return video_split(video, rows, FrameFolders(place.frames_root(video)))
+    if isinstance(subset, str):
+        known = VIDEO_SUBSETS | PAGE_SUBSETS
+        if subset not in known:
+            raise ValueError(f"subset: there is no {subset!r}; there are {list(known)}.")
+        subset = known[subset]
+    if isinstance(subset, PageSubset):
+        return page_split(subset, place)
+    rows = place.video_rows(subset)
+    return video_split(subset, rows, FrameFolders(place.frames_root(subset)))

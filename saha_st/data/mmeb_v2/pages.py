@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datasets import Dataset, Image
 
 from saha_st.data.mmeb_v2.places import MMEBV2Place
-from saha_st.data.mmeb_v2.split import Cell, RankingSplit, as_dataset
+from saha_st.data.mmeb_v2.split import Cell, RankingSplit, as_dataset, instructed
 from saha_st.data.mmeb_v2.subsets import PAGE_QUERY, PAGE_TARGET, PageSubset
 
 
@@ -24,10 +24,10 @@ def page_split(subset: PageSubset, place: MMEBV2Place) -> RankingSplit:
     queries = _columns(subset, place, "queries", ("query-id", "query"))
     qrels = _columns(subset, place, "qrels", ("query-id", "corpus-id", "score"))
     corpus = _columns(subset, place, "corpus", ("corpus-id", "image"))
-    pages = dict(zip(map(str, reversed(corpus["corpus-id"])), reversed(range(len(corpus))), strict=True))
-    if len(pages) < len(corpus):  # of pages with the same name, the first is meant
-        corpus = corpus.select(sorted(pages.values()))
-    ids = {str(name): f"d{number:06d}" for number, name in enumerate(corpus["corpus-id"])}
+    rows: dict[str, int] = {}
+    for row, name in enumerate(corpus["corpus-id"]):
+        rows.setdefault(str(name), row)  # of pages with the same name, the first is meant
+    ids = {name: f"d{number:06d}" for number, name in enumerate(rows)}
     grades = _grades(qrels)
     relevant, cells = {}, []
     for number, (name, text) in enumerate(zip(queries["query-id"], queries["query"], strict=True)):
@@ -37,8 +37,9 @@ def page_split(subset: PageSubset, place: MMEBV2Place) -> RankingSplit:
         if lost := sorted(judged.keys() - ids.keys()):
             raise ValueError(f"{subset.name}: corpus lacks the pages {lost}, right for the query {name!r}.")
         relevant[f"q{number:06d}"] = {ids[page]: grade for page, grade in judged.items()}
-        cells.append(Cell(f"{PAGE_QUERY} {text}"))
-    return RankingSplit(as_dataset(list(relevant), cells), _documents(corpus, list(ids.values())), relevant, None)
+        cells.append(Cell(instructed(PAGE_QUERY, text)))
+    documents = _documents(corpus, {ids[name]: row for name, row in rows.items()})
+    return RankingSplit(as_dataset(list(relevant), cells), documents, relevant, None)
 
 
 def _columns(subset: PageSubset, place: MMEBV2Place, config: str, names: tuple[str, ...]) -> Dataset:
@@ -60,8 +61,11 @@ def _grades(qrels: Dataset) -> Mapping[str, dict[str, int]]:
     return found
 
 
-def _documents(corpus: Dataset, ids: list[str]) -> Dataset:
-    """Return the pages as documents. Nothing is copied: pages are gigabytes, and stay where they are on disk."""
+def _documents(corpus: Dataset, rows: Mapping[str, int]) -> Dataset:
+    """Return the pages as documents, of each id its row; no page is copied: they are gigabytes, and stay on disk."""
+    ids = dict.fromkeys(range(len(corpus)), "") | {row: name for name, row in rows.items()}
     pages = corpus.select_columns("image").cast_column("image", Image())
-    pages = pages.add_column("id", ids).add_column("text", [PAGE_TARGET] * len(ids))
-    return pages.select_columns(["id", "image", "text"])
+    pages = pages.add_column("id", list(ids.values())).add_column("text", [PAGE_TARGET] * len(corpus))
+    pages = pages.select_columns(["id", "image", "text"])
+    # Rows are chosen last: to add a column to chosen rows, datasets would write them anew.
+    return pages if len(rows) == len(corpus) else pages.select(list(rows.values()))

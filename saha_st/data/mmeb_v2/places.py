@@ -1,10 +1,12 @@
 """Where the files of MMEB-V2 are: a local copy of what TIGER-Lab/MMEB-V2 unpacks to, or the Hub.
 
-    video-tasks/frames/video_cls/UCF101/<video>/<frame>.jpg      frames, of all tasks
+    video-tasks/frames/video_cls/UCF101/<video>/<frame>.jpg      frames, of all tasks; also without video_cls
     video-tasks/data/ucf101.jsonl                                rows of a video task
     visdoc-tasks/data/<repository>/{queries,corpus,qrels}/       a visual document task, as its repository on the Hub
 
 Rows that a local copy lacks come from the repository of the task on the Hub: the copy of most people is frames alone.
+Some of the archives of frames begin with the name of their group (video_qa), some do not (video_cls), so that both are
+looked for.
 """
 
 from __future__ import annotations
@@ -48,23 +50,23 @@ class MMEBV2Place:
     cache_dir: str | None = None
     _commits: dict[str, str | None] = field(default_factory=dict, compare=False, repr=False)
 
-    def __str__(self) -> str:
-        return MEDIA_REPO if self.folder is None else str(self.folder)
-
     def frames_root(self, subset: VideoSubset) -> Path:
         """Return the folder of a task's frames; from the Hub come those of its whole group, once.
 
         Raises:
             FileNotFoundError: There is no such folder.
         """
-        roots = [self._local_frames(subset)] if self.folder is not None else self._hub_frames(subset)
-        for root in roots:
-            if root.is_dir():
-                return root
-        raise FileNotFoundError(
-            f"{subset.name}: {str(roots[0])!r} is not there. Unpack the frames of {MEDIA_REPO} to video-tasks/frames, "
-            "and give the folder that holds video-tasks."
-        )
+        root = self._hub_frames(subset) if self.folder is None else self._local_frames
+        if (found := _frames_in(root, subset)) is None:
+            raise FileNotFoundError(
+                f"{subset.name}: {str(root / subset.frames)!r} is not there. Unpack the frames of {MEDIA_REPO} in "
+                "video-tasks/frames, and give the folder that holds video-tasks."
+            )
+        return found
+
+    def local_frames(self, subset: VideoSubset) -> Path | None:
+        """Return the folder of a task's frames in a local copy, `None` if it is not there."""
+        return None if self.folder is None else _frames_in(self._local_frames, subset)
 
     def video_rows(self, subset: VideoSubset) -> list[dict[str, Any]]:
         """Return the rows of a video task, those of several configurations with the column `subset`."""
@@ -117,19 +119,25 @@ class MMEBV2Place:
     def _hub_rows(self, subset: VideoSubset, config: str | None) -> list[dict[str, Any]]:
         return load_dataset(subset.repo, config, split=subset.split, **self._hub(subset)).to_list()
 
-    def _local_frames(self, subset: VideoSubset) -> Path:
-        return self.folder / "video-tasks" / "frames" / subset.frames
+    @property
+    def _local_frames(self) -> Path:
+        return self.folder / "video-tasks" / "frames"
 
-    def _hub_frames(self, subset: VideoSubset) -> list[Path]:
-        """Return where the frames may be: some of the archives begin with the name of their group, some do not."""
+    def _hub_frames(self, subset: VideoSubset) -> Path:
+        """Return the folder to which the frames of a task's group are unpacked."""
         from huggingface_hub import hf_hub_download
 
-        group, _, rest = subset.frames.partition("/")
+        group = subset.frames.partition("/")[0]
         logger.info("Fetching the frames %s of %s; they are many gigabytes", group, MEDIA_REPO)
         place = {"repo_type": "dataset", "revision": self.commit(MEDIA_REPO), "cache_dir": hub_cache(self.cache_dir)}
         parts = [Path(hf_hub_download(MEDIA_REPO, f"video-tasks/frames/{name}", **place)) for name in _ARCHIVES[group]]
         # The Hub's cache names a file's blob after its content, so that a new version is unpacked to a new place.
         unpacked = f"{MEDIA_REPO.replace('/', '--')}-{group}-{parts[0].resolve().name[:16]}"
         root = Path(self.cache_dir or datasets.config.HF_DATASETS_CACHE) / "saha_st" / unpacked
-        root = unpack_tar_once(parts, root / "frames")
-        return [root / subset.frames, root / rest]
+        return unpack_tar_once(parts, root / "frames")
+
+
+def _frames_in(root: Path, subset: VideoSubset) -> Path | None:
+    """Return the folder of a task's frames, in that of its group or without one."""
+    places = (root / subset.frames, root / subset.frames.partition("/")[2])
+    return next((each for each in places if each.is_dir()), None)

@@ -57,6 +57,11 @@ class Query:
     candidates: Sequence[str] | None = None
 
 
+def instructed(instruction: str, text: str | None) -> str:
+    """Return an instruction and the text it is about; alone, without a space behind it, if there is no text."""
+    return f"{instruction} {text}" if text else instruction
+
+
 def ranking_split(queries: Sequence[Query], documents: Mapping[str, Cell]) -> RankingSplit:
     """Give queries and documents their ids.
 

@@ -16,7 +16,7 @@ from typing import Literal
 import yaml
 
 VideoMetaTask = Literal["Video classification", "Video QA", "Video retrieval", "Moment retrieval"]
-PageMetaTask = Literal["ViDoRe v1", "ViDoRe v2", "VisRAG", "VisDoc OOD"]
+PageMetaTask = Literal["ViDoRe v1", "ViDoRe v2", "VisRAG", "VisDoc OOD", "Generated pages"]
 
 NUM_FRAMES = 8
 """How many frames of a video are looked at, spread evenly over those in its folder."""
@@ -177,11 +177,12 @@ class PageSubset:
     """One visual document task: queries, pages (`corpus`) and judgements (`qrels`), a configuration of a dataset each.
 
     Args:
-        name: Its name on the leaderboard.
+        name: Its name.
         meta_task: The group it is averaged in.
         repo: The dataset on the Hub.
         num_queries: How many queries published results are of.
         split: Split of the dataset.
+        leaderboard_name: Its name in the files of the leaderboard, `None` if that is `name`.
     """
 
     name: str
@@ -189,6 +190,7 @@ class PageSubset:
     repo: str
     num_queries: int
     split: str = "test"
+    leaderboard_name: str | None = None
 
 
 @lru_cache
@@ -415,9 +417,11 @@ _PAGES = (
     PageSubset("VisRAG_SlideVQA", _VISRAG, "openbmb/VisRAG-Ret-Test-SlideVQA", 556, "train"),
     PageSubset("VisRAG_InfoVQA", _VISRAG, "openbmb/VisRAG-Ret-Test-InfoVQA", 718, "train"),
     PageSubset("VisRAG_PlotQA", _VISRAG, "openbmb/VisRAG-Ret-Test-PlotQA", 863, "train"),
-    PageSubset("ViDoSeek-page", _OOD, "VLM2Vec/ViDoSeek-page-fixed", 1142),
+    PageSubset("ViDoSeek-page", _OOD, "VLM2Vec/ViDoSeek-page-fixed", 1142, leaderboard_name="ViDoSeek-page-fixed"),
     PageSubset("ViDoSeek-doc", _OOD, "VLM2Vec/ViDoSeek", 1142),
-    PageSubset("MMLongBench-page", _OOD, "VLM2Vec/MMLongBench-page-fixed", 838),
+    PageSubset(
+        "MMLongBench-page", _OOD, "VLM2Vec/MMLongBench-page-fixed", 838, leaderboard_name="MMLongBench-page-fixed"
+    ),
     PageSubset("MMLongBench-doc", _OOD, "VLM2Vec/MMLongBench-doc", 838),
 )
 

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from saha_st.data.mmeb_v2.frames import FrameFolders
-from saha_st.data.mmeb_v2.split import Cell, Query, RankingSplit, ranking_split
+from saha_st.data.mmeb_v2.split import Cell, Query, RankingSplit, instructed, ranking_split
 from saha_st.data.mmeb_v2.subsets import (
     QUESTION_PROMPT,
     VIDEO_TARGET,
@@ -134,8 +134,8 @@ def _(kind: Choices, task: _Task, rows: Sequence[Row]) -> None:
 def _(kind: Captions, task: _Task, rows: Sequence[Row]) -> None:
     for row, video in _videos(kind.folder, task, rows):
         text, name = row[kind.text], _fill(kind.folder, row)
-        text = text if isinstance(text, str) else text[0]
-        task.ask(f"{kind.instruction} {text}", name, None)
+        text = next(iter(text), None) if isinstance(text, list) else text
+        task.ask(instructed(kind.instruction, text), name, None)
         task.offer(name, VIDEO_TARGET, video)
 
 
@@ -152,7 +152,8 @@ def _(kind: Moments, task: _Task, rows: Sequence[Row]) -> None:
                 f"the right clip; it has {clips}. Unpack the frames of TIGER-Lab/MMEB-V2 again."
             )
         task.frames.require(clips, task.subset.name)
-        task.ask(f"{kind.instruction} {row[kind.text]}", right, clips, video=task.frames.sample(f"{folder}/query"))
+        question = instructed(kind.instruction, row[kind.text])
+        task.ask(question, right, clips, video=task.frames.sample(f"{folder}/query"))
         for clip in clips:
             task.offer(clip, VIDEO_TARGET, task.frames.sample(clip))
 
@@ -182,7 +183,7 @@ def _(kind: MomentSeeker, task: _Task, rows: Sequence[Row]) -> None:
             instruction, parts = kind.video_instruction, {"video": task.frames.sample(_clip_folder(beside))}
         elif beside.endswith(".jpg"):
             instruction, parts = kind.image_instruction, {"image": picture(row)}
-        task.ask(f"{instruction} {row['query']}", right, [*right, *wrong], **parts)
+        task.ask(instructed(instruction, row["query"]), right, [*right, *wrong], **parts)
         for clip in [*right, *wrong]:
             task.offer(clip, kind.target, task.frames.sample(clip))
 

@@ -8,6 +8,7 @@ twice the size and scaled down, which is all the anti-aliasing they need.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import cache
 from random import Random
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from saha_st.data.scenes.scene import DIGITS, POSITIONS, Item, Scene
 
 Point = tuple[float, float]
+Circle = tuple[float, float, float]
 Colour = tuple[int, int, int]
 
 PICTURE_SIZE = 64
@@ -65,6 +67,39 @@ def draw(scene: Scene, seed: int | str, *, size: int = PICTURE_SIZE) -> Image.Im
         An RGB picture of ``size`` x ``size`` pixels.
     """
     return _render(scene, seed, size)[0]
+
+
+def draw_frames(
+    items: Sequence[Item],
+    frames: Sequence[Sequence[Circle]],
+    place: str,
+    seed: int | str,
+    *,
+    size: int = PICTURE_SIZE,
+) -> list[Image.Image]:
+    """Draw shapes where one is told to, several times; the pictures differ in nothing but where the shapes are.
+
+    Args:
+        items: The shapes; a later one covers an earlier one.
+        frames: For each picture, centre x, centre y and radius of each item, in parts of the picture's side.
+        place: One of ``PLACES``, the background.
+        seed: Which rendering.
+        size: Side of the square pictures in pixels.
+
+    Returns:
+        RGB pictures of ``size`` x ``size`` pixels.
+    """
+    rng = Random(seed)
+    ground = _background(place, size * _SCALE, rng)
+    colours = [_shade(_RGB[item.colour], rng) for item in items]
+    drawn = []
+    for circles in frames:
+        canvas, style = ground.copy(), Random(f"style-{seed}")
+        for item, colour, circle in zip(items, colours, circles, strict=True):
+            x, y, radius = (part * canvas.width for part in circle)
+            _paint(canvas, item.name, colour, (x, y, radius), style)
+        drawn.append(canvas.resize((size, size), Image.Resampling.BOX))
+    return drawn
 
 
 def crop_item(scene: Scene, seed: int | str, index: int, *, size: int = PICTURE_SIZE) -> Image.Image:

@@ -23,8 +23,6 @@ Objects 64, RelationVQA 64, CountVQA 256, TextVQA 256. Lists of the first six st
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from random import Random
@@ -33,6 +31,7 @@ import pyarrow
 import pyarrow.parquet
 
 from saha_st.data.scenes.examples import Document, Example, Picture, all_labels, make_examples
+from saha_st.data.scenes.new_folder import new_folder, require_new
 from saha_st.data.scenes.subsets import SUBSETS, Subset
 
 TRAIN_DIR, EVAL_DIR, EVAL_IMAGES_DIR, CONCEPTS_FILE = "mini-MMEB-train", "MMEB-eval", "eval_images", "concepts.json"
@@ -67,18 +66,13 @@ def write_mini_mmeb(
     """
     root = Path(root)
     chosen = _check(root, subsets, train_rows=train_rows, eval_rows=eval_rows, candidates=candidates)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}-", dir=root.parent) as scratch:
-        made = Path(scratch) / "mini-mmeb"
+    with new_folder(root) as made:
         concepts: dict[str, dict] = {"train": {}, "eval": {}}
         for subset in chosen:
             if subset.ind:
                 concepts["train"][subset.name] = _write_train(made / TRAIN_DIR, subset, seed, train_rows)
             concepts["eval"][subset.name] = _write_eval(made / EVAL_DIR, subset, seed, eval_rows, candidates)
         (made / CONCEPTS_FILE).write_text(json.dumps(concepts, indent=1), encoding="utf-8")
-        if root.exists():
-            root.rmdir()
-        shutil.move(made, root)
     return root
 
 
@@ -91,8 +85,7 @@ def _check(root: Path, subsets: Iterable[str] | None, **numbers: int) -> list[Su
     unknown = [name for name in names if name not in SUBSETS]
     if unknown or not names:
         raise ValueError(f"subsets must name at least one of {', '.join(SUBSETS)}; got {names}.")
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f"root={str(root)!r} exists and is not empty; name a new folder, or delete it first.")
+    require_new(root)
     return [SUBSETS[name] for name in names]
 
 

@@ -91,9 +91,9 @@ def mmeb_submission(
     found = _read_all(run)
     metadata = _metadata(model, name, url=url, release_date=release_date, backbone=backbone, data_source=data_source)
     metrics = {
-        modality: {each.spec.subset: _metrics(each) for each in found[modality]}
+        modality: {_key(each.spec): _metrics(each) for each in found[modality]}
         if modality in found
-        else dict.fromkeys(specs(), _NOT_EVALUATED)
+        else dict.fromkeys(map(_key, specs().values()), _NOT_EVALUATED)
         for modality, specs in _MODALITIES.items()
     }
     submission = {"metadata": metadata, "metrics": metrics}
@@ -280,6 +280,10 @@ def _require_own_rankings(found: list[_Scored], run: RunFolder) -> None:
 def _refuse(found: list[_Scored], is_wrong: Callable[[_Scored], bool], reason: str) -> None:
     if wrong := [each.spec for each in found if is_wrong(each)]:
         raise ValueError(f"{_named(wrong)}: {len(wrong)} of {len(found)} subsets {reason}.")
+
+
+def _key(spec: TaskSpec) -> str:
+    return spec.leaderboard_name or spec.subset
 
 
 def _named(specs: Iterable[TaskSpec]) -> str:
