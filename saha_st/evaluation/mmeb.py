@@ -7,7 +7,7 @@ mteb's ranking. Anything in MMEB's schema runs through the same class, so the ge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from saha_st.data.image_files import join_root
 from saha_st.data.mmeb import MMEB_SUBSETS, load_mmeb_eval, split_candidates
 from saha_st.data.mmeb.files import LocalFiles, open_mmeb
 from saha_st.data.mmeb.subsets import pick_subsets
-from saha_st.evaluation.rankings import RankingsSource, make_rankings, rank_list, write_rankings
+from saha_st.evaluation.rankings import Ranking, RankingsSource, make_rankings, rank_list, write_rankings
 from saha_st.evaluation.revisions import revision_of_files, revision_on_hub, states_in
 from saha_st.evaluation.specs import HIT_AT_1, TaskSpec, mini_mmeb_specs, mmeb_specs
 
@@ -116,10 +116,14 @@ class MMEBTask(AbsTaskRetrieval):
             found = np.array([predictions[query][document] for document in lists[query]])
             return np.where(found > UNDEFINED, found, np.nan)
 
+        rankings = (rank_list(query, lists[query], similarities(query)) for query in predictions)
+        self._write_rankings(model, rankings, prediction_folder)
+
+    def _write_rankings(self, model: Any, rankings: Iterable[Ranking], folder: Path) -> None:
+        """Write `<folder>/<task>.parquet`, with what the rankings are of."""
         meta = model.mteb_model_meta
         source = RankingsSource(meta.name, meta.revision, self.metadata.name, self.metadata.revision)
-        rankings = (rank_list(query, lists[query], similarities(query)) for query in predictions)
-        write_rankings(make_rankings(source, rankings), prediction_folder)
+        write_rankings(make_rankings(source, rankings), folder)
 
 
 def as_retrieval_split(rows: Dataset, spec: TaskSpec) -> dict[str, Any]:

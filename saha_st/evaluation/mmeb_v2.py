@@ -37,7 +37,7 @@ from saha_st.data.scenes.subsets_v2 import MINI_PAGE_SUBSETS, MINI_VIDEO_SUBSETS
 from saha_st.evaluation.exact_search import ExactSearch
 from saha_st.evaluation.metrics import METRICS, Judged, ndcg_linear
 from saha_st.evaluation.mmeb import UNDEFINED, MMEBMetadata, MMEBTask, as_benchmark, mmeb_tasks
-from saha_st.evaluation.rankings import Ranking, RankingsSource, judge, make_rankings, write_rankings
+from saha_st.evaluation.rankings import Ranking, judge
 from saha_st.evaluation.revisions import digest_of_states, states_of
 from saha_st.evaluation.specs import (
     IMAGE,
@@ -124,10 +124,8 @@ class MMEBV2Task(MMEBTask):
         hf_subset: str,
     ) -> None:
         """Write `<prediction_folder>/<task>.parquet`, see `rankings`."""
-        meta = model.mteb_model_meta
-        source = RankingsSource(meta.name, meta.revision, self.metadata.name, self.metadata.revision)
         qrels = self.dataset[hf_subset][hf_split]["relevant_docs"]
-        write_rankings(make_rankings(source, self._rankings(qrels, predictions)), prediction_folder)
+        self._write_rankings(model, self._rankings(qrels, predictions), prediction_folder)
 
     def _rankings(
         self, qrels: Mapping[str, Mapping[str, int]], results: Mapping[str, Mapping[str, float]]

@@ -93,37 +93,12 @@ def mmeb_specs() -> dict[str, TaskSpec]:
 
 def video_specs() -> dict[str, TaskSpec]:
     """Return the 18 video tasks of MMEB-V2 by subset."""
-    return _by_subset(
-        TaskSpec(
-            f"MMEB_{each.name}",
-            each.name,
-            each.meta_task,
-            None,
-            _video_category(each),
-            modality=VIDEO,
-            main_score=HIT_AT_1_IN_ORDER,
-            num_queries=each.num_queries,
-        )
-        for each in VIDEO_SUBSETS.values()
-    )
+    return _by_subset(_video_spec(each, "MMEB") for each in VIDEO_SUBSETS.values())
 
 
 def visdoc_specs() -> dict[str, TaskSpec]:
     """Return the 24 visual document tasks of MMEB-V2 by subset."""
-    return _by_subset(
-        TaskSpec(
-            f"MMEB_{each.name}",
-            each.name,
-            each.meta_task,
-            None,
-            "t2it",
-            modality=VISDOC,
-            main_score=NDCG_AT_5,
-            num_queries=each.num_queries,
-            leaderboard_name=each.leaderboard_name,
-        )
-        for each in PAGE_SUBSETS.values()
-    )
+    return _by_subset(_visdoc_spec(each, "MMEB") for each in PAGE_SUBSETS.values())
 
 
 def mmeb_v2_specs() -> dict[str, TaskSpec]:
@@ -158,12 +133,36 @@ def mini_mmeb_v2_specs() -> dict[str, TaskSpec]:
     """Return the tasks of the generated mini-MMEB-V2 by subset."""
     from saha_st.data.scenes.subsets_v2 import MINI_PAGE_SUBSETS, MINI_VIDEO_SUBSETS
 
-    def spec(each: VideoSubset | PageSubset, category: Category, modality: str, main_score: str) -> TaskSpec:
-        name = f"MiniMMEBV2_{each.name}"
-        return TaskSpec(name, each.name, each.meta_task, True, category, modality=modality, main_score=main_score)
+    options = {"benchmark": "MiniMMEBV2", "in_distribution": True}
+    videos = [_video_spec(each, **options) for each in MINI_VIDEO_SUBSETS.values()]
+    return _by_subset([*videos, *(_visdoc_spec(each, **options) for each in MINI_PAGE_SUBSETS.values())])
 
-    videos = [spec(each, _video_category(each), VIDEO, HIT_AT_1_IN_ORDER) for each in MINI_VIDEO_SUBSETS.values()]
-    return _by_subset([*videos, *(spec(each, "t2it", VISDOC, NDCG_AT_5) for each in MINI_PAGE_SUBSETS.values())])
+
+def _video_spec(subset: VideoSubset, benchmark: str, *, in_distribution: bool | None = None) -> TaskSpec:
+    return TaskSpec(
+        f"{benchmark}_{subset.name}",
+        subset.name,
+        subset.meta_task,
+        in_distribution,
+        _video_category(subset),
+        modality=VIDEO,
+        main_score=HIT_AT_1_IN_ORDER,
+        num_queries=subset.num_queries,
+    )
+
+
+def _visdoc_spec(subset: PageSubset, benchmark: str, *, in_distribution: bool | None = None) -> TaskSpec:
+    return TaskSpec(
+        f"{benchmark}_{subset.name}",
+        subset.name,
+        subset.meta_task,
+        in_distribution,
+        "t2it",
+        modality=VISDOC,
+        main_score=NDCG_AT_5,
+        num_queries=subset.num_queries,
+        leaderboard_name=subset.leaderboard_name,
+    )
 
 
 def _by_subset(specs: Iterable[TaskSpec]) -> dict[str, TaskSpec]:
