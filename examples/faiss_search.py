@@ -21,7 +21,6 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from PIL import Image, ImageOps
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -54,9 +53,7 @@ def search(
 ) -> list[tuple[str, float]]:
     """Return the pictures that are most similar to a text, a picture, or both: ids with cosines, best first."""
     index, ids, origin = load(path)
-    # Turned upright, as it is when a folder is encoded.
-    picture = ImageOps.exif_transpose(Image.open(image)) if image else None
-    query = {name: part for name, part in (("image", picture), ("text", text)) if part is not None}
+    query = {name: str(part) for name, part in (("image", image), ("text", text)) if part is not None}
     embedder = origin.load_model(model, place=f"The index {str(path)!r}")
     vector = embedder.encode_query([query], show_progress_bar=False)
     cosines, rows = index.search(unit(vector), min(top_k, len(ids)))

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import lancedb
 import pyarrow as pa
-from PIL import Image, ImageOps
 
 from saha_st.cli.options import at_least_one
 from saha_st.encoding import VectorOrigin, WrittenVectors, read_vectors
@@ -52,9 +51,7 @@ def search(
 ) -> list[tuple[str, float]]:
     """Return the pictures that are most similar to a text, a picture, or both: ids with cosines, best first."""
     table, origin = open_table(path)
-    # Turned upright, as it is when a folder is encoded.
-    picture = ImageOps.exif_transpose(Image.open(image)) if image else None
-    query = {name: part for name, part in (("image", picture), ("text", text)) if part is not None}
+    query = {name: str(part) for name, part in (("image", image), ("text", text)) if part is not None}
     embedder = origin.load_model(model, place=f"The database {str(path)!r}")
     vector = embedder.encode_query([query], show_progress_bar=False)[0]
     found = table.search(vector).distance_type("cosine").select(["id", "_distance"]).limit(top_k).to_list()

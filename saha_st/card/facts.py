@@ -31,8 +31,10 @@ def prompt_of(model: SentenceTransformer) -> HierarchicalPrompt | None:
 
 def is_in_template(model: SentenceTransformer) -> bool:
     """Whether the chat template, with the generation prompt open, renders all of the prompt by itself."""
-    prompt = prompt_of(model)
-    if prompt is None or model[0].processing_kwargs.get("chat_template") != {"add_generation_prompt": True}:
+    prompt, options = prompt_of(model), dict(model[0].processing_kwargs.get("chat_template", {}))
+    if options.get("chat_template") in _chat_templates(model):  # named again, for SmolVLM's videos
+        del options["chat_template"]
+    if prompt is None or options != {"add_generation_prompt": True}:
         return False
     # What Sentence Transformers is told to put in front of an input takes the place of the template's system text.
     return all((model.prompts or {}).get(task) in (None, "", prompt.system) for task in ("query", "document"))

@@ -59,6 +59,11 @@ def cell_video(cell: Any) -> Any:
     return cell.get("video") if isinstance(cell, Mapping) else None
 
 
+def missing_frames(video: Any) -> list[int]:
+    """Return the numbers of the frames of a list that are not there, as where a row of a table has none."""
+    return [number for number, frame in enumerate(video) if not _is_there(frame)] if isinstance(video, list) else []
+
+
 def stored_cells(dataset: Dataset, column: str) -> Iterator[Any]:
     """Yield the cells of a column as they are stored: no image is decoded, no transform applied.
 

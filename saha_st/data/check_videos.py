@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from saha_st.data.cells import missing_frames
 from saha_st.data.check_images import ImageChecker
 from saha_st.data.image_files import is_remote
 from saha_st.data.keys import cell_key
@@ -40,6 +41,9 @@ class VideoChecker:
         """Return the content key of a video, or what keeps it from having one."""
         if isinstance(video, str) and is_remote(video):
             return Finding("video behind a URL", video)
+        if gaps := missing_frames(video):
+            others = f", and {len(gaps) - 1} more" if len(gaps) > 1 else ""
+            return Finding("unreadable video", f"frame {gaps[0]} of {len(video)} is None{others}")
         try:
             return cell_key({"video": video})
         except FileNotFoundError as error:

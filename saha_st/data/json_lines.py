@@ -127,7 +127,7 @@ def _array(path: str, opened: TextIO) -> list[Any]:
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
         return "cells" if _is_cell(value) else f"objects with the keys {sorted(value)}"
-    if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and any(value) and all(item is None or isinstance(item, str) for item in value):
         return "lists of strings"
     names = {type(None): "nothing", str: "strings", bool: "truth values", int: "integers", float: "numbers"}
     return names.get(type(value), "lists")

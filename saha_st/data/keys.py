@@ -18,7 +18,7 @@ import numpy as np
 from datasets import Dataset
 from PIL.Image import Image as PILImage
 
-from saha_st.data.cells import cell_parts, cell_video, is_stored_image, stored_cells
+from saha_st.data.cells import cell_parts, cell_video, is_stored_image, missing_frames, stored_cells
 from saha_st.modules.videos import frame_files
 
 KEY_DTYPE = np.dtype("S32")  # 32 hexadecimal digits: NumPy's bytes drop trailing zero bytes, digits have none
@@ -145,7 +145,7 @@ def _video(video: Any, files: dict[str, bytes]) -> list[tuple[str, bytes]]:
     if isinstance(video, (list, tuple)):
         if not video:
             raise ValueError("the video has no frames.")
-        if gaps := [number for number, frame in enumerate(video) if frame is None]:
+        if gaps := missing_frames(list(video)):
             raise ValueError(f"frame {gaps[0]} of the video is missing.")
         return [("frames", str(len(video)).encode()), *(_image(frame, files) for frame in video)]
     if hasattr(video, "detach"):  # a tensor

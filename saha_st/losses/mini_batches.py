@@ -176,6 +176,8 @@ def _entries(features: Features) -> dict[str, list[int]]:
         if grid_key == "video_grid_thw":
             entries["second_per_grid_ts"] = counts
         entries[pixel_key] = [patches[end] - patches[begin] for begin, end in pairwise(ends)]
+    if "pixel_values_videos" in features and "num_videos_per_sample" in features and not entries.get("video_grid_thw"):
+        entries |= _entries_of_videos(features, features["num_videos_per_sample"].tolist())
     counts = features.get("num_images_per_sample")
     pixels = features.get("pixel_values")
     if counts is None or pixels is None or "pixel_values" in entries or any(key in features for key in _PADDED):
@@ -185,6 +187,17 @@ def _entries(features: Features) -> dict[str, list[int]]:
         entries |= dict.fromkeys(_BY_PICTURE, counts)
         entries[_BY_ROW_WITH_PICTURES] = [int(count > 0) for count in counts]
     return entries
+
+
+def _entries_of_videos(features: Features, videos: list[int]) -> dict[str, list[int]]:
+    """Entries of videos without grids: one for each (LLaVA-OneVision), or one for each of their frames (Gemma 4)."""
+    lengths = features.get("num_frames_per_video")
+    if lengths is None:
+        return {"pixel_values_videos": videos}
+    ends = [0, *accumulate(lengths.tolist())]
+    rows = [0, *accumulate(videos)]
+    frames = [ends[last] - ends[first] for first, last in pairwise(rows)]
+    return {"num_frames_per_video": videos, "pixel_values_videos": frames, "video_position_ids": frames}
 
 
 def _with_counted_tiles(features: Features, image_token: int | None) -> Features:

@@ -10,12 +10,14 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import sentence_transformers
 import torch
 import tqdm
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.losses.gradcache import RandContext
 from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 from sentence_transformers.util import all_gather, all_gather_with_grad, get_rank
 from torch import Tensor
@@ -222,11 +224,10 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         rows = list(range(begin, end)) if dealt is None else dealt.rows[begin]
         features = sentence_feature
         try:
-            if "cu_seq_lens_q" not in features:  # without padding, Sentence Transformers cuts
-                # All rows of a mini-batch are asked for: nothing is left to cut.
-                features = take_rows(features.get(_WHOLE, features), rows, image_token=self._image_token)
-                begin, end = 0, len(rows)
-            return super().embed_minibatch(features, begin, end, *args, **kwargs)
+            if "cu_seq_lens_q" in features:  # without padding, Sentence Transformers cuts
+                return super().embed_minibatch(features, begin, end, *args, **kwargs)
+            features = take_rows(features.get(_WHOLE, features), rows, image_token=self._image_token)
+            return self._embed(features, *args, **kwargs)
         except torch.OutOfMemoryError as error:
             error.mini_batch = self._failed(sentence_feature, rows)
             raise
@@ -297,6 +298,14 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         """BibTeX of the paper, and of gradient caching."""
         return _CITATION + super().citation
 
+    def _embed(
+        self, features: Features, with_grad: bool, copy_random_state: bool, random_state: RandContext | None = None
+    ) -> tuple[Tensor, RandContext | None]:
+        """Embed rows that are cut out; Sentence Transformers would cut again, as many frames of videos as rows."""
+        with nullcontext() if random_state is None else random_state, nullcontext() if with_grad else torch.no_grad():
+            state = RandContext(*features.values()) if copy_random_state else None
+            return self.model(features)["sentence_embedding"], state  # (rows, dim)
+
     def _dealt_out(self, features: Features) -> Features:
         """A column as mini-batches of so many tokens, in the form in which Sentence Transformers counts them.
 
@@ -314,7 +323,7 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         """What a mini-batch held that did not fit into the memory."""
         whole = column.get(_WHOLE, column)
         mask = whole.get("attention_mask")
-        tokens = () if mask is None else tuple(mask[rows].sum(dim=1).tolist())
+        tokens = () if mask is None else tuple(mask.cpu()[rows].sum(dim=1).tolist())  # there is no memory on a GPU
         labels = None if self._labels is None else self._labels.tolist()
         return FailedMiniBatch(self._number_of_column.get(id(column), 0), tuple(rows), tokens, labels)
 

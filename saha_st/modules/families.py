@@ -29,11 +29,14 @@ class Family:
         language_model: The part of the backbone that adapters sit on; None: all of it.
         vision: Parts that only pictures, videos and sound run through; frozen unless vision is trained. A process
             whose batch has no picture gives them no gradient, which others would wait for.
-        image_tokens: How its processor bounds the tokens of a picture, see `saha_st.modules.image_tokens`; None: it
-            takes none, or all take equally many.
+        image_tokens: How its processor bounds the tokens of a picture; None: it takes none, or all take equally many.
+            For the table only: the code asks the processor (`saha_st.modules.image_tokens.image_setting`), which
+            works without an entry as well, and the suite holds one against the other.
         shares_prefix: Batches whose common prefix may run once: its cache can be continued, and no token of the
             prefix looks ahead.
         videos: Whether it is tested with videos.
+        replaces_template: Whether its processor renders videos by another chat template than the model's, unless a
+            call brings that.
         note: What else a user should know.
         unsupported: Why it cannot be used; None: it can.
     """
@@ -45,6 +48,7 @@ class Family:
     image_tokens: str | None = None
     shares_prefix: frozenset[Batch] = frozenset({"text", "images"})
     videos: bool = False
+    replaces_template: bool = False
     note: str = ""
     unsupported: str | None = None
 
@@ -72,6 +76,7 @@ FAMILIES = (
         vision=("visual",),
         image_tokens="pixels",
         shares_prefix=_NONE,
+        videos=True,
         note="as Qwen3.5; routed experts get no adapters",
     ),
     Family(
@@ -80,6 +85,8 @@ FAMILIES = (
         language_model="text_model",
         vision=("vision_model", "connector"),
         image_tokens="longest_edge",
+        videos=True,
+        replaces_template=True,
         note="needs `pip install num2words`",
     ),
     Family(
@@ -100,8 +107,15 @@ FAMILIES = (
         ("llava_onevision",),
         vision=("vision_tower", "multi_modal_projector", "image_newline"),
         image_tokens="grids",
+        videos=True,
     ),
-    Family("InternVL", ("internvl",), vision=("vision_tower", "multi_modal_projector"), image_tokens="tiles"),
+    Family(
+        "InternVL",
+        ("internvl",),
+        vision=("vision_tower", "multi_modal_projector"),
+        image_tokens="tiles",
+        videos=True,
+    ),
     Family(
         "Gemma 3",
         ("gemma3",),
@@ -115,6 +129,7 @@ FAMILIES = (
         vision=("vision_tower", "embed_vision", "audio_tower", "embed_audio"),
         image_tokens="soft_tokens",
         shares_prefix=_TEXT,
+        videos=True,
         note=_BOTH_WAYS,
     ),
     Family("Llama, Qwen2, Qwen3", ("llama", "qwen2", "qwen3"), language_model=None, shares_prefix=_TEXT),

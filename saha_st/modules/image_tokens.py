@@ -7,15 +7,19 @@ is asked: what it makes of a huge and of a tiny picture is counted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from PIL import Image
 
+from saha_st.modules.backbone_settings import share_settings
 from saha_st.modules.token_counts import tokens_of_pictures
 
-_LARGE = [(4096, 4096)] + [(1024 * rows, 1024 * columns) for rows in range(1, 7) for columns in range(1, 7)]
-"""Sizes (height, width) of pictures of which one takes as many tokens as any; the first where pictures are resized."""
+_LARGE = (4096, 4096)
+"""Size (height, width) of a picture that takes as many tokens as any where pictures are resized."""
+
+_TILE = 1024  # pixels of a side of a large picture for every tile
 
 _SMALL = 28
 """Side of a small picture that no processor refuses."""
@@ -27,8 +31,10 @@ _SOFT_TOKENS = (70, 140, 280, 560, 1120)
 def set_image_tokens(processor: Any, bounds: tuple[int, int], *, config: Any = None) -> None:
     """Make ``processor`` spend between ``bounds[0]`` and ``bounds[1]`` tokens on an image of usual shape.
 
-    The setting lives in the processor, of LLaVA in the backbone's configuration as well, and is saved with them. What
-    a processor writes between the tiles of a picture counts.
+    Where pictures are cut into tiles, the maximum holds for every shape; LLaVA-OneVision, which makes pictures of more
+    than nine tiles smaller again, may exceed it by 7 % if it allows all grids. Where pictures are resized (Qwen-VL), a
+    side is at least one token long, so that a strip may take more. The setting lives in the processor, of LLaVA in the
+    backbone's configuration as well, and is saved with them. What a processor writes between tiles counts.
 
     Args:
         processor: A multimodal processor.
@@ -70,7 +76,13 @@ def image_setting(processor: Any) -> str | None:
     image_processor = getattr(processor, "image_processor", None)
     if _pixels_per_token(image_processor) is not None:
         return "pixels"
-    return next((kind for kind, name in _ATTRIBUTES.items() if getattr(image_processor, name, None)), None)
+    return next((kind for kind, names in _SETTINGS.items() if getattr(image_processor, names[0], None)), None)
+
+
+def settings_that_bound(processor: Any) -> tuple[str, ...]:
+    """Names of the settings of an image processor that decide how many tokens a picture takes."""
+    kind = image_setting(processor)
+    return _OF_PIXELS if kind == "pixels" else _SETTINGS.get(kind or "", ())
 
 
 def count_image_tokens(processor: Any, image: Image.Image) -> int:
@@ -99,16 +111,16 @@ def _tiles(processor: Any, config: Any) -> Iterable[Candidate]:
 
 
 def _grids(processor: Any, config: Any) -> Iterable[Candidate]:
-    """LLaVA: a picture is cut into the best of some grids of tiles; the backbone has to know the same ones."""
-    grids = sorted(map(tuple, processor.image_processor.image_grid_pinpoints), key=lambda grid: grid[0] * grid[1])
+    """LLaVA: a picture is cut into the best of some grids of tiles; a grid stays with all of its area."""
+    grids = [tuple(grid) for grid in processor.image_processor.image_grid_pinpoints]
 
-    def take(number: int) -> None:
-        for owner in (processor.image_processor, config):
-            if owner is not None:
-                owner.image_grid_pinpoints = [list(grid) for grid in grids[:number]]
+    def take(largest: int) -> None:
+        kept = [list(grid) for grid in grids if math.prod(grid) <= largest]
+        processor.image_processor.image_grid_pinpoints = kept
+        share_settings(processor, config)
 
-    for number in range(len(grids), 0, -1):
-        yield lambda number=number: take(number)
+    for area in sorted({math.prod(grid) for grid in grids}, reverse=True):
+        yield lambda area=area: take(area)
 
 
 def _soft_tokens(processor: Any, config: Any) -> Iterable[Candidate]:
@@ -118,13 +130,16 @@ def _soft_tokens(processor: Any, config: Any) -> Iterable[Candidate]:
 
 
 _CANDIDATES = {"longest_edge": _edges, "tiles": _tiles, "grids": _grids, "soft_tokens": _soft_tokens}
-_ATTRIBUTES = {
-    "longest_edge": "max_image_size",
-    "tiles": "max_patches",
-    "grids": "image_grid_pinpoints",
-    "soft_tokens": "max_soft_tokens",
+_SETTINGS = {
+    "longest_edge": ("max_image_size", "size", "do_image_splitting", "do_resize"),
+    "tiles": ("max_patches", "min_patches", "crop_to_patches"),
+    "grids": ("image_grid_pinpoints",),
+    "soft_tokens": ("max_soft_tokens",),
 }
-"""What an image processor has if it is of a kind."""
+"""What decides the tokens of a picture, by the kind of its processor, which is told by the first of them."""
+
+_OF_PIXELS = ("size", "min_pixels", "max_pixels", "do_resize")
+"""The same for processors that resize to a number of pixels; others have such settings, too."""
 
 
 def _take_largest(processor: Any, candidates: Iterable[Candidate], low: int, high: int) -> None:
@@ -144,11 +159,20 @@ def _take_largest(processor: Any, candidates: Iterable[Candidate], low: int, hig
 def _count_large(processor: Any) -> list[int]:
     """Tokens of large pictures; of a processor that has to see them (SmolVLM), of the first, which is the worst."""
     small = Image.new("RGB", (_SMALL, _SMALL))
-    counted = tokens_of_pictures(processor, [(_SMALL, _SMALL), *_LARGE])
+    counted = tokens_of_pictures(processor, [(_SMALL, _SMALL), *_large_sizes(processor.image_processor)])
     if counted is None:
-        return [count_image_tokens(processor, Image.new("RGB", _LARGE[0]))]
+        return [count_image_tokens(processor, Image.new("RGB", _LARGE))]
     around = count_image_tokens(processor, small) - counted[0]  # what Gemma 4 writes before and after a picture
     return [count + around for count in counted[1:]]
+
+
+def _large_sizes(image_processor: Any) -> list[tuple[int, int]]:
+    """Sizes (height, width) of pictures of which one takes as many tokens as any: those that fill a grid of tiles."""
+    shapes = [(rows, columns) for rows in range(1, 7) for columns in range(1, 7)]
+    # The longest strip of InternVL has as many tiles as there may be, a square one often has fewer.
+    shapes += [(1, tiles) for tiles in range(7, (getattr(image_processor, "max_patches", None) or 0) + 1)]
+    grids = [tuple(grid) for grid in getattr(image_processor, "image_grid_pinpoints", None) or ()]
+    return [_LARGE, *((_TILE * rows, _TILE * columns) for rows, columns in shapes), *grids]
 
 
 def _pixels_per_token(image_processor: Any) -> int | None:
@@ -164,7 +188,7 @@ def _validate(bounds: tuple[int, int]) -> tuple[int, int]:
 
 
 def _verify(processor: Any, low: int, high: int) -> None:
-    large = count_image_tokens(processor, Image.new("RGB", _LARGE[0]))
+    large = count_image_tokens(processor, Image.new("RGB", _LARGE))
     small = count_image_tokens(processor, Image.new("RGB", (_SMALL, _SMALL)))
     # Sides are rounded to whole tokens, so a square picture can miss a bound that is no square number.
     if large > high or small < min(low, _floor_square(high)):

@@ -1,4 +1,9 @@
-"""Open a picture: whatever a user may call one becomes a PIL image in RGB, or an error that says why not."""
+"""Open a picture: whatever a user may call one becomes a PIL image in RGB, or an error that says why not.
+
+A camera held sideways writes its pixels sideways and says in EXIF how to turn them. What is read here is turned so, as
+`datasets` and transformers do with what they read: a photo has one vector as a file, as bytes, and as a column. A
+picture that is in memory already is taken as its pixels are, as Sentence Transformers takes it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +12,21 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 MAX_SIDE_RATIO = 200
 """Longest by shortest side from which image processors of the Qwen-VL family refuse a picture."""
 
 
+_UPRIGHT, _LYING = 1, (5, 6, 7, 8)
+"""Orientations of EXIF: as the pixels are, and those with width and height exchanged."""
+
+
 def open_image(image: Any) -> Any:
     """Return a picture in RGB, from a picture, a path, or the ``{"path", "bytes"}`` of `datasets`.
 
-    URLs, arrays and tensors pass through; the processor takes those.
+    What is read from a file or from bytes is turned upright. URLs, arrays and tensors pass through; the processor
+    takes those.
 
     Raises:
         ValueError: The file is missing or no picture, or one side is `MAX_SIDE_RATIO` times the other.
@@ -35,6 +45,8 @@ def open_image(image: Any) -> Any:
 def image_size(image: Any) -> tuple[int, int] | None:
     """Height and width of a picture in any form that `open_image` takes, from its header; None: that of an address.
 
+    They are those of the upright picture.
+
     Raises:
         ValueError: The file is missing or no picture.
     """
@@ -43,7 +55,8 @@ def image_size(image: Any) -> tuple[int, int] | None:
         return None
     if isinstance(source, str | os.PathLike | io.BytesIO):
         with _read(source, decode=False) as opened:
-            return opened.height, opened.width
+            lies = opened.format != "TIFF" and _orientation(opened) in _LYING  # of a TIFF, Pillow turns the size, too
+            return (opened.width, opened.height) if lies else (opened.height, opened.width)
     if isinstance(source, Image.Image):
         return source.height, source.width
     shape = tuple(getattr(source, "shape", ()))
@@ -64,6 +77,14 @@ def check_sides(width: int, height: int, name: str) -> None:
         )
 
 
+def _orientation(image: Image.Image) -> int:
+    """How the pixels of a picture lie, by what is read of it so far: a PNG's own method would decode it for that."""
+    try:
+        return Image.Image.getexif(image).get(ExifTags.Base.Orientation, _UPRIGHT)
+    except Exception:  # broken EXIF raises many things, and the pixels may be fine
+        return _UPRIGHT
+
+
 def _source(image: Any) -> Any:
     """A picture itself, or where it is."""
     if not isinstance(image, Mapping):
@@ -80,9 +101,10 @@ def _read(source: str | os.PathLike[str] | io.BytesIO, *, decode: bool = True) -
 
             return ImageFeature().decode_example({"path": source, "bytes": None})
         image = Image.open(source)
-        if decode:
-            image.load()
-        return image
+        if not decode:
+            return image
+        image.load()
+        return image if _orientation(image) == _UPRIGHT else ImageOps.exif_transpose(image)
     except FileNotFoundError as error:
         raise ValueError(f"the image file {name} does not exist.") from error
     except OSError as error:

@@ -14,9 +14,11 @@ from sentence_transformers.util import is_sentence_transformer_model, load_dir_p
 from saha_st.card.data import SaHaModelCardData
 from saha_st.card.sidecars import MINING_FILE, RECIPE_FILE, REPORTS_DIR
 from saha_st.modules.adapter_files import ADAPTER_FILE, restore_adapter
+from saha_st.modules.backbone_settings import share_settings
 from saha_st.modules.bare_adapter import base_of, find_bare_adapter, put_adapter
 from saha_st.modules.families import check_family, warn_if_untested
-from saha_st.modules.image_tokens import set_image_tokens
+from saha_st.modules.image_tokens import set_image_tokens, settings_that_bound
+from saha_st.modules.overrides import FRAME_SIZES, FRAMES, drop_overrides
 from saha_st.modules.sources import not_loadable, resolve_model, shown_name
 from saha_st.modules.transformer import HierarchicalPromptTransformer
 from saha_st.modules.video_frames import set_frames
@@ -61,7 +63,8 @@ def load_embedder(
             checkpoint, a plain LLM, or a LoRA/DoRA adapter that PEFT saved of one.
         prompt: The prompt; by default what the checkpoint of an embedder has, ours or not, and for a plain LLM or
             adapter the paper's. An embedder keeps its pooling in any case.
-        image_tokens: Smallest and largest number of tokens per image; saved with the model.
+        image_tokens: Smallest and largest number of tokens per image; saved with the model. As ``num_frames`` and
+            ``video_tokens``, it wins over what the checkpoint has in its ``processing_kwargs``.
         num_frames: Frames that the model is shown of a video, evenly spaced; saved with the model. By default the
             checkpoint's own number, and for a plain LLM or adapter 8, as in MMEB-V2.
         video_tokens: Smallest and largest number of tokens of all these frames; saved with the model.
@@ -108,11 +111,9 @@ def load_embedder(
         set_prompt(model, prompt, model_name_or_path)
     else:
         warn_if_untested(transformer.model, sees="image" in transformer.modalities)
-    if image_tokens is not None:
-        set_image_tokens(transformer.processor, image_tokens, config=transformer.model.config)
-    set_frames(transformer.processor, num_frames, is_embedder=is_embedder)
-    if video_tokens is not None:
-        set_video_tokens(transformer.processor, video_tokens)
+    share_settings(transformer.processor, transformer.model.config)
+    _set_images(transformer, image_tokens)
+    _set_videos(transformer, num_frames, video_tokens, is_embedder=is_embedder)
     if max_seq_length is not None:
         transformer.max_seq_length = max_seq_length
     return model
@@ -188,6 +189,32 @@ def _embedder_of(model: SentenceTransformer, transformer: HierarchicalPromptTran
     modules = [transformer, pooling, Normalize()]
     options = {"truncate_dim": model.truncate_dim, "model_card_data": model.model_card_data}
     return SentenceTransformer(modules=modules, device=str(model.device), similarity_fn_name="cosine", **options)
+
+
+def _set_images(transformer: HierarchicalPromptTransformer, image_tokens: tuple[int, int] | None) -> None:
+    if image_tokens is not None:
+        set_image_tokens(transformer.processor, image_tokens, config=transformer.model.config)
+        _make_way(transformer, "image", settings_that_bound(transformer.processor))
+
+
+def _set_videos(
+    transformer: HierarchicalPromptTransformer,
+    num_frames: int | None,
+    video_tokens: tuple[int, int] | None,
+    *,
+    is_embedder: bool,
+) -> None:
+    set_frames(transformer.processor, num_frames, is_embedder=is_embedder)
+    if num_frames is not None:
+        _make_way(transformer, "video", FRAMES)
+    if video_tokens is not None:
+        set_video_tokens(transformer.processor, video_tokens, options=transformer.processing_kwargs.get("video"))
+        _make_way(transformer, "video", FRAME_SIZES)
+
+
+def _make_way(transformer: HierarchicalPromptTransformer, medium: str, settings: tuple[str, ...]) -> None:
+    """Let what the caller asks for win over what the checkpoint says at every call."""
+    transformer.processing_kwargs = drop_overrides(transformer.processing_kwargs, medium, settings)
 
 
 def _set_card_data(

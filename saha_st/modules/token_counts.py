@@ -12,7 +12,9 @@ from saha_st.modules.video_frames import Clip, frames_together, shown_frames
 
 _UNKNOWN_PICTURE = 256  # tokens of a picture whose size or processor does not tell
 _UNKNOWN_VIDEO = 2048
-_TIMES = 12  # tokens that say when each frame is, for processors that write that between frames
+_OF_FRAME = ("image_seq_len", "image_seq_length")  # where all frames take as many tokens: SmolVLM, InternVL
+_TIMES = 12  # tokens that say when each frame is, or which one
+_WRITES_TIMES = ("_calculate_timestamps", *_OF_FRAME)  # of processors that write that between frames
 
 Part = tuple[str, Any]  # "text", "image", "video" or "audio", and its content
 
@@ -26,8 +28,8 @@ def count_tokens(module: Any, inputs: Sequence[Any]) -> np.ndarray:
 
     Returns:
         Shape (inputs,), int64. Exact for text, and for pictures and videos where the processor tells (pictures:
-        Qwen-VL, LLaVA, Idefics; videos: Qwen2-VL, Qwen2.5-VL); an estimate for other videos, for sound, and for
-        pictures that are not open.
+        Qwen-VL, LLaVA, Idefics; videos: Qwen2-VL, Qwen2.5-VL, LLaVA-OneVision); an estimate for other videos, for
+        sound, and for pictures that are not open.
     """
     parts = [list(_parts(cell)) for cell in inputs]
     texts = ["".join(content for kind, content in row if kind == "text") for row in parts]
@@ -59,26 +61,33 @@ def tokens_of_pictures(processor: Any, sizes: Sequence[tuple[int, int]]) -> list
 
 
 def tokens_of_videos(processor: Any, sizes: Sequence[tuple[int, int, int]]) -> list[int] | None:
-    """Tokens of videos, as the processor itself counts them; None if it does not.
+    """Tokens of videos, as the processor itself counts them, or of equally many for each frame; None if nobody tells.
 
     Args:
         processor: A multimodal processor.
         sizes: (frames, height, width) of each video: the frames that the model is shown, and pixels.
     """
-    count = getattr(processor, "_get_num_multimodal_tokens", None)
-    if count is None or not sizes:
-        return None
-    try:
-        found = count(video_sizes=[list(size) for size in sizes])["num_video_tokens"]
-    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
-        return None
+    found = _counted_videos(processor, sizes)
     if found is None:
         return None
-    times = _TIMES if hasattr(processor, "_calculate_timestamps") else 0
+    times = _TIMES if any(hasattr(processor, name) for name in _WRITES_TIMES) else 0
     return [
         tokens + times * -(-frames // frames_together(processor.video_processor))
         for tokens, (frames, _, _) in zip(found, sizes, strict=True)
     ]
+
+
+def _counted_videos(processor: Any, sizes: Sequence[tuple[int, int, int]]) -> list[int] | None:
+    """Tokens of the frames themselves."""
+    count = getattr(processor, "_get_num_multimodal_tokens", None)
+    try:
+        found = count(video_sizes=[list(size) for size in sizes])["num_video_tokens"] if count and sizes else None
+    except (AttributeError, KeyError, NotImplementedError, TypeError, ValueError):
+        found = None
+    of_frame = next((getattr(processor, name) for name in _OF_FRAME if hasattr(processor, name)), None)
+    if found is None and of_frame is not None and sizes:
+        return [frames * of_frame for frames, _, _ in sizes]
+    return found
 
 
 def shown_size(module: Any, video: Any) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ where `saha_st` is not installed; `HierarchicalPromptTransformer.adopt` turns th
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -19,9 +20,12 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
 from saha_st.modules.adapter_files import write_whole_names
-from saha_st.modules.inputs import canonical_inputs, has_media
+from saha_st.modules.backbone_settings import write_beside_adapter
+from saha_st.modules.families import family_of
+from saha_st.modules.inputs import canonical_inputs, has_media, has_video
 from saha_st.modules.shared_prefix import SharedPrefix
-from saha_st.modules.video_frames import read_clips, take_frames
+from saha_st.modules.video_frames import TakenFrames, not_sampling, read_clips, take_frames, without_sampling
+from saha_st.modules.video_places import in_places, keeps_videos_in_places, without_videos
 from saha_st.prompts import HierarchicalPrompt
 
 REQUIREMENTS = {
@@ -66,6 +70,9 @@ class HierarchicalPromptTransformer(Transformer):
         self.tokenizer.chat_template = template
         kwargs = self.processing_kwargs
         opened = {**kwargs.get("chat_template", {}), "add_generation_prompt": True}
+        family = family_of(self.config.model_type)
+        if family is not None and family.replaces_template:
+            opened["chat_template"] = template
         self.processing_kwargs = {**kwargs, "chat_template": opened}
         self._chat_template_suffix_cache.clear()
 
@@ -144,6 +151,7 @@ class HierarchicalPromptTransformer(Transformer):
             backend.no_padding()
         super().save(output_path, *args, **kwargs)
         write_whole_names(Path(output_path))
+        write_beside_adapter(Path(output_path), self.config)
         _share_weights(Path(output_path))
         _forget_loading(Path(output_path) / "tokenizer_config.json")
         # Sentence Transformers writes this file first, but offers no other place to state requirements.
@@ -171,6 +179,8 @@ class HierarchicalPromptTransformer(Transformer):
 
     def _with_clips(self, rows: list[Any], processing_kwargs: dict[str, Any] | None) -> list[Any]:
         """Decode the frames of videos that the processor chooses."""
+        if any(map(has_video, rows)):
+            self._check_place_for_videos(self._template_of_call(processing_kwargs))
         options = self._merge_processing_kwargs(processing_kwargs).get("video")
         clips = []
         for index, row in enumerate(rows):
@@ -180,22 +190,66 @@ class HierarchicalPromptTransformer(Transformer):
                 raise ValueError(f"Input {index} of the batch: {error}") from error.__cause__
         return clips
 
+    def _template_of_call(self, processing_kwargs: dict[str, Any] | None) -> str | None:
+        """The chat template that a call is rendered by: its own, or the model's."""
+        options = self._merge_processing_kwargs(processing_kwargs).get("chat_template", {})
+        return options.get("chat_template") or self.chat_template
+
+    def _check_place_for_videos(self, template: str | None) -> None:
+        """Refuse a chat template that leaves videos out, before they are decoded."""
+        if template is None:
+            return
+        with_video, without = (
+            self.processor.apply_chat_template(
+                self.input_formatter.to_message(parts), chat_template=template, tokenize=False
+            )
+            for parts in ({"video": "a video", "text": "a text"}, {"text": "a text"})
+        )
+        if with_video == without:
+            token = getattr(self.processor, "video_token", None)
+            raise ValueError(
+                f"The chat template renders no place for a video: {with_video!r}. Add {token or 'it'!r} to "
+                "processor.chat_template for parts of the type 'video', or show the model frames as pictures."
+            )
+
     def _render(
         self, rows: list[Any], prompt: str | None, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """The stock module's features of canonical inputs whose videos are decoded."""
-        rows, of_videos = take_frames(rows)
-        if not of_videos:
-            return super().preprocess(rows, prompt, processing_kwargs, **kwargs)
-        options = processing_kwargs or {}
+        if not any(map(has_video, rows)):
+            return super().preprocess(self._alike(rows), prompt, processing_kwargs, **kwargs)
         try:
-            options = {**options, "video": {**options.get("video", {}), **of_videos}}
-            return super().preprocess(rows, prompt, options, **kwargs)
+            taken = take_frames(rows, self.processor)
+            features = self._render_frames(taken, prompt, processing_kwargs, kwargs)
         except ValueError as error:
-            raise ValueError(
-                f"{type(self.processor).__name__} cannot read a batch with videos: {error} Its chat template needs a "
-                "place for a video; of the families that are tested, Qwen-VL reads videos."
-            ) from error
+            raise ValueError(f"{type(self.processor).__name__} cannot read a batch with videos: {error}") from error
+        features["num_videos_per_sample"] = torch.tensor(taken.videos)  # whose rows each video belongs to
+        if keeps_videos_in_places(self.processor):
+            rows = self._alike([without_videos(row) for row in rows])
+            pictures = super().preprocess(rows, prompt, not_sampling(processing_kwargs), **kwargs)
+            return in_places(features, pictures, taken.videos)
+        return features
+
+    def _render_frames(
+        self, taken: TakenFrames, prompt: str | None, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The stock module's features, by a processor that does not choose frames, through our chat template."""
+        module = copy.copy(self)  # others may be reading videos at the same time
+        module.processor = without_sampling(self.processor)
+        module.processing_kwargs = not_sampling(self.processing_kwargs)
+        options = not_sampling(processing_kwargs)
+        options["video"] |= taken.options
+        if (template := self._template_of_call(processing_kwargs)) is not None:  # or SmolVLM takes one of its own
+            options["chat_template"] = {**options.get("chat_template", {}), "chat_template": template}
+        rows = self._alike(taken.rows)
+        return super(HierarchicalPromptTransformer, module).preprocess(rows, prompt, options, **kwargs)
+
+    def _alike(self, rows: list[Any]) -> list[Any]:
+        """All inputs as chat messages where some are: Sentence Transformers loses what those hold beside others."""
+        are_messages = [isinstance(row, list) for row in rows]
+        if all(are_messages) or not any(are_messages):
+            return rows
+        return [row if isinstance(row, list) else self.input_formatter.to_message(row) for row in rows]
 
     def _token_limit(self, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]) -> int | None:
         """Longest row in tokens, from the most specific setting to the least, as the stock module looks it up."""

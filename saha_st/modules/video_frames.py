@@ -8,6 +8,7 @@ what would be saved, and verified on a long video.
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -25,10 +26,12 @@ DEFAULT_NUM_FRAMES = 8
 """Frames that a plain LLM is shown of a video, as in MMEB-V2."""
 
 _SPELLINGS = (
-    lambda count, fps: {"num_frames": count, "fps": None},  # Qwen2-VL, Qwen2.5-VL, LLaVA-OneVision, InternVL
-    lambda count, fps: {"min_frames": count, "max_frames": count, "num_frames": None},  # where fps decides: Qwen3-VL
-    lambda count, fps: {"num_frames": count, "fps": fps or 1},  # at most so many, and so many a second: SmolVLM
+    lambda count: {"num_frames": count, "fps": None},  # Qwen2-VL, Qwen2.5-VL, LLaVA-OneVision, InternVL, Gemma 4
+    lambda count: {"min_frames": count, "max_frames": count, "num_frames": None},  # where fps decides: Qwen3-VL
+    lambda count: {"num_frames": count, "fps": 1000},  # at most so many, and so many a second: SmolVLM
 )
+_SAMPLING = ("do_sample_frames", "num_frames", "fps")
+_FPS = 24.0  # of a video of which nobody tells it, as processors suppose
 _MANY = 64  # frames that are worth a warning
 _LONG = 1000  # frames of a synthetic video, at 24 a second
 
@@ -88,8 +91,7 @@ def set_num_frames(processor: Any, num_frames: int) -> None:
     # What None means today, said for good: its meaning is announced to change.
     pinned = {"cap_pixels_per_frame": False} if getattr(video_processor, "cap_pixels_per_frame", 0) is None else {}
     for spelling in _SPELLINGS:
-        spelled = spelling(num_frames, getattr(video_processor, "fps", None))
-        settings = before | pinned | {"do_sample_frames": True, **spelled}
+        settings = before | pinned | {"do_sample_frames": True, **spelling(num_frames)}
         _become(video_processor, settings)
         if reason := _disobedience(video_processor, num_frames):
             reasons.append(reason)
@@ -104,13 +106,20 @@ def set_num_frames(processor: Any, num_frames: int) -> None:
     _become(video_processor, min(obedient)[2])
 
 
-def get_num_frames(processor: Any) -> int | None:
-    """Read the setting back; None where there are no videos, or where their length decides."""
-    video_processor = getattr(processor, "video_processor", None)
-    if video_processor is None or not getattr(video_processor, "do_sample_frames", False):
+def get_num_frames(processor: Any, options: Mapping[str, Any] | None = None) -> int | None:
+    """Read the setting back; None where there are no videos, or where their length decides.
+
+    Args:
+        processor: A multimodal processor.
+        options: As in `shown_frames`.
+    """
+    video_processor, options = getattr(processor, "video_processor", None), options or {}
+    samples = options.get("do_sample_frames", getattr(video_processor, "do_sample_frames", False))
+    if video_processor is None or not samples:
         return None
     try:
-        counts = {len(_sample(video_processor, _metadata(frames, fps=24.0), {})) for frames in (_LONG, 100 * _LONG)}
+        lengths = (_LONG, 100 * _LONG)
+        counts = {len(_sample(video_processor, _metadata(frames, fps=24.0), options)) for frames in lengths}
     except (AttributeError, TypeError, ValueError):
         return None
     return counts.pop() if len(counts) == 1 else None
@@ -119,6 +128,22 @@ def get_num_frames(processor: Any) -> int | None:
 def frames_together(video_processor: Any) -> int:
     """How many frames make one row of patches."""
     return getattr(video_processor, "temporal_patch_size", None) or 1
+
+
+def needs_equal_lengths(video_processor: Any) -> bool:
+    """Whether all videos of a batch need equally many frames, so that a shorter one has to show some of them twice.
+
+    So it is where frames have an axis of their own: (videos, frames, ...) of LLaVA-OneVision, InternVL and SmolVLM.
+    """
+    kind = type(video_processor)
+    if kind not in _equal_lengths:
+        frames = np.zeros((2 * frames_together(video_processor), 64, 64, 3), dtype=np.uint8)
+        try:
+            made = video_processor([frames], do_sample_frames=False, return_tensors="pt")
+        except Exception:  # of a processor that nobody tested, and that will say so itself
+            made = {}
+        _equal_lengths[kind] = any(getattr(value, "ndim", 0) >= 5 for value in made.values())
+    return _equal_lengths[kind]
 
 
 def shown_frames(video: Video, processor: Any, options: Mapping[str, Any] | None = None) -> list[int]:
@@ -132,25 +157,31 @@ def shown_frames(video: Video, processor: Any, options: Mapping[str, Any] | None
     Raises:
         ValueError: The processor cannot choose, in its own words.
     """
-    video_processor = processor.video_processor
+    video_processor, total = processor.video_processor, video.total_frames
     settings = {name: getattr(video_processor, name, None) for name in ("do_sample_frames", "num_frames")}
     settings |= options or {}
     count = settings["num_frames"]
     if not settings["do_sample_frames"]:
-        _warn_of_many(video.total_frames)
-        return list(range(video.total_frames))
-    try:
-        metadata = _metadata(video.total_frames, fps=video.fps, height=video.height, width=video.width)
+        _warn_of_many(total)
+        return list(range(total))
+    if count is not None and total < count and needs_equal_lengths(video_processor):
+        return np.linspace(0, total - 1, count).round().astype(int).tolist()
+
+    def sample(fps: float | None) -> list[int]:
+        metadata = _metadata(total, fps=fps, height=video.height, width=video.width)
         return _sample(video_processor, metadata, options or {})
+
+    try:
+        return sample(video.fps)
     except ValueError:
-        if count is not None and video.total_frames <= count:  # fewer than Qwen2-VL's rule can choose from
-            return list(range(video.total_frames))
+        if count is not None and total <= count:  # fewer than Qwen2-VL's rule can choose from
+            return list(range(total))
         if video.fps is not None or count is None:
             raise
-        # The processor counts in seconds, of which nothing is known here.
-        return np.linspace(0, video.total_frames - 1, count).round().astype(int).tolist()
+        return sample(_FPS)  # SmolVLM counts in seconds
 
 
+_equal_lengths: dict[type, bool] = {}
 _warned: set[str] = set()
 
 
@@ -184,21 +215,64 @@ def read_clip(video: Video, processor: Any, options: Mapping[str, Any] | None = 
     return Clip(frames, {**metadata, "frames_indices": indices})
 
 
-def take_frames(rows: Sequence[Any]) -> tuple[list[Any], dict[str, Any]]:
+@dataclass(frozen=True)
+class TakenFrames:
+    """Inputs whose videos are plain frames, ready for a processor that does not choose among them again.
+
+    Attributes:
+        rows: Canonical inputs with arrays for videos.
+        videos: How many videos each row has.
+        options: What the video processor must be told of them.
+    """
+
+    rows: list[Any]
+    videos: list[int]
+    options: dict[str, Any]
+
+
+def take_frames(rows: Sequence[Any], processor: Any) -> TakenFrames:
     """Put the frames of clips in their places.
 
     Args:
         rows: Canonical inputs whose videos are clips.
+        processor: The multimodal processor.
 
-    Returns:
-        The inputs with arrays for videos, and what the video processor must be told of them: not to sample again.
+    Raises:
+        ValueError: Videos that the processor cannot read in one batch.
     """
     clips: list[Clip] = []
-    taken = [_without_clips(row, clips) for row in rows]
-    if not clips:
-        return taken, {}
+    taken, videos = [], []
+    for row in rows:
+        before = len(clips)
+        taken.append(_without_clips(row, clips))
+        videos.append(len(clips) - before)
+    lengths = sorted({len(clip.frames) for clip in clips})
+    if len(lengths) > 1 and needs_equal_lengths(processor.video_processor):
+        raise ValueError(
+            f"{type(processor).__name__} reads only videos of equally many frames in one batch; these have "
+            f"{', '.join(map(str, lengths))}. Load the model with num_frames={DEFAULT_NUM_FRAMES}, or embed them one "
+            "by one."
+        )
     metadata = [{**clip.metadata, "frames_indices": list(clip.metadata["frames_indices"])} for clip in clips]
-    return taken, {"do_sample_frames": False, "video_metadata": metadata, "input_data_format": "channels_last"}
+    return TakenFrames(taken, videos, {"video_metadata": metadata, "input_data_format": "channels_last"})
+
+
+def without_sampling(processor: Any) -> Any:
+    """A copy of a processor that takes all frames of a video; its parts are shared.
+
+    An argument would do for most, but SmolVLM's passes one of its own, and transformers refuses to be told twice.
+    """
+    processor = copy.copy(processor)
+    processor.video_processor = copy.copy(processor.video_processor)
+    vars(processor.video_processor).update({"do_sample_frames": False, "num_frames": None, "fps": None})
+    return processor
+
+
+def not_sampling(processing_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Processing arguments without those that choose frames."""
+    kept = dict(processing_kwargs or {})
+    kept["video"] = {name: value for name, value in kept.get("video", {}).items() if name not in _SAMPLING}
+    return kept
 
 
 def read_clips(row: Any, processor: Any, options: Mapping[str, Any] | None = None) -> Any:

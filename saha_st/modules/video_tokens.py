@@ -7,6 +7,7 @@ together. So the setting is translated into both, and the one is taken that what
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from saha_st.modules.video_frames import frames_together, get_num_frames
 _LARGE = 4096  # side of a frame that takes as many tokens as any, in pixels
 
 
-def set_video_tokens(processor: Any, bounds: tuple[int, int]) -> None:
+def set_video_tokens(processor: Any, bounds: tuple[int, int], *, options: Mapping[str, Any] | None = None) -> None:
     """Make ``processor`` spend between ``bounds[0]`` and ``bounds[1]`` tokens on a video of usual shape.
 
     The setting lives in the video processor and is saved with it.
@@ -24,13 +25,14 @@ def set_video_tokens(processor: Any, bounds: tuple[int, int]) -> None:
     Args:
         processor: A multimodal processor of the Qwen-VL kind whose number of frames is set.
         bounds: Smallest and largest number of tokens of a video of that many frames; a shorter one takes its share.
+        options: What replaces the processor's settings at every call, as in ``processing_kwargs["video"]``.
 
     Raises:
         ValueError: Bounds that are not 1 <= min <= max or too small for the frames, a processor of another kind or
             without a number of frames, or one that did not obey.
     """
     low, high = _validate(bounds)
-    frames, video_processor = get_num_frames(processor), getattr(processor, "video_processor", None)
+    frames, video_processor = get_num_frames(processor, options), getattr(processor, "video_processor", None)
     patch, merge = (getattr(video_processor, name, None) for name in ("patch_size", "merge_size"))
     counts = hasattr(video_processor, "get_num_of_video_patches")
     if not (counts and isinstance(patch, int) and isinstance(merge, int)) or frames is None:

@@ -47,10 +47,15 @@ class Video(Protocol):
 def open_video(video: Any) -> Video:
     """Open a video; no pixel of a list or folder of frames is read yet.
 
+    Only a file tells how fast its frames follow. Models that have time in their positions (Qwen2.5-VL) or in their
+    prompt (Qwen3-VL, 3.5 and 4, SmolVLM, Gemma 4) suppose a speed of the others, so that a file and the mere list of
+    its frames are two inputs to them. ``{"array": frames, "video_metadata": {"fps": 30}}`` tells it of a list or an
+    array.
+
     Args:
         video: Path of a file or of a folder of frames; a list of frames (PIL images, paths, stored images of
-            `datasets`, arrays); an array or tensor of shape (frames, height, width, 3), uint8; the ``{"array": ...,
-            "video_metadata": {"fps": ...}}`` of Sentence Transformers; or a file as ``{"path", "bytes"}``.
+            `datasets`, arrays); an array or tensor of shape (frames, height, width, 3), uint8; a list or an array with
+            its speed, as Sentence Transformers writes that (above); or a file as ``{"path", "bytes"}``.
 
     Raises:
         ImportError: A video file, and PyAV is not installed.
@@ -106,11 +111,7 @@ class FrameList:
                 frame = np.asarray(open_image(self.frames[index]))
             except ValueError as error:
                 raise ValueError(f"frame {index} of the video: {error}") from error.__cause__
-            if frame.dtype != np.uint8:
-                raise ValueError(
-                    f"frame {index} of the video is an array of {frame.dtype}. Convert it to uint8, from 0 to 255: "
-                    "processors rescale whatever they are given as if it were that."
-                )
+            _check_bytes(frame, f"frame {index} of the video")
             if frame.shape != (self.height, self.width, 3):
                 raise ValueError(
                     f"frame {index} of the video is an array of shape {frame.shape}, the first one is "
@@ -137,17 +138,21 @@ class FrameArray:
             array = array.transpose(0, 2, 3, 1)
         if array.ndim != 4 or array.shape[3] != 3 or not len(array):
             raise ValueError(f"a video is an array of shape (frames, height, width, 3); received {array.shape}.")
-        if array.dtype != np.uint8:
-            raise ValueError(
-                f"a video is an array of uint8, from 0 to 255; received {array.dtype}. Convert it: processors rescale "
-                "whatever they are given as if it were that."
-            )
+        _check_bytes(array, "the video")
         self.frames, self.fps = array, fps
         self.total_frames, self.height, self.width = array.shape[:3]
 
     def read(self, indices: Sequence[int]) -> np.ndarray:
         """Return some frames; see `Video.read`."""
         return self.frames[list(indices)]
+
+
+def _check_bytes(pixels: np.ndarray, name: str) -> None:
+    if pixels.dtype != np.uint8:
+        raise ValueError(
+            f"{name} is an array of {pixels.dtype}. Convert it to uint8, from 0 to 255: processors rescale whatever "
+            "they are given as if it were that."
+        )
 
 
 def _open(video: Any) -> Video:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.util import get_world_size
 
-from saha_st.samplers.packing import PackingPlan, describe_counts, plan_batches, suggested_batch_sizes
+from saha_st.samplers.packing import PackingPlan, better_batch_sizes, describe_counts, plan_batches
 
 if TYPE_CHECKING:
     import torch
@@ -90,14 +90,14 @@ class ClusterBatchSampler(DefaultBatchSampler):
                 "batch_size, fewer processes or more data."
             )
         if self.warns and self.plan.leaves_out_many:
+            better = " or ".join(map(str, better_batch_sizes([count_of_size], batch_size)))
             logger.warning(
-                "Each epoch leaves out %d of %d rows: the clusters (%s) do not pack well into batches of %d rows. "
-                "A multiple of the most frequent size packs better: batch_size=%s.",
+                "Each epoch leaves out %d of %d rows: the clusters (%s) do not pack well into batches of %d rows. %s",
                 self.dropped_rows,
                 self.plan.num_rows,
                 describe_counts(count_of_size),
                 batch_size,
-                suggested_batch_sizes(count_of_size, batch_size),
+                f"It would be fewer with batch_size={better}." if better else "More rows would help.",
             )
 
     @property

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping
 
 from datasets import Dataset
 
 from saha_st.samplers import ClusterBatchSampler
-from saha_st.samplers.packing import plan_batches, suggested_batch_sizes
+from saha_st.samplers.packing import better_batch_sizes, plan_batches
 
 logger = logging.getLogger(__name__)
 
@@ -31,19 +30,19 @@ def warn_of_leftovers(datasets: Mapping[str, Dataset], batch_size: int) -> None:
     Raises:
         ValueError: The clusters of a dataset cannot be packed at all.
     """
-    plans, clusters = {}, Counter()
+    plans, counts = {}, []
     for name, dataset in datasets.items():
         sizes = json.loads(dataset.info.description)["cluster_sizes"]
         count_of_size = {int(size): count for size, count in sizes.items()}
+        counts.append(count_of_size)
         plan = plan_batches(count_of_size, batch_size)
         if plan.leaves_out_many:
             plans[name] = plan
-            clusters.update(count_of_size)
     if plans:
+        better = " or ".join(map(str, better_batch_sizes(counts, batch_size)))
         logger.warning(
-            "Clusters do not pack well into batches of %d rows: each epoch leaves out %s. A multiple of the most "
-            "frequent size packs better: per_device_train_batch_size=%s.",
+            "Clusters do not pack well into batches of %d rows: each epoch leaves out %s. %s",
             batch_size,
             ", ".join(f"{plan.dropped_rows} of {plan.num_rows} rows of {name}" for name, plan in plans.items()),
-            suggested_batch_sizes(clusters, batch_size),
+            f"It would be fewer with per_device_train_batch_size={better}." if better else "More rows would help.",
         )

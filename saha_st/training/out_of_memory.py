@@ -5,6 +5,7 @@ The loss knows the mini-batch that failed by its labels, and these are those of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from saha_st.mining.miner import LABEL
 from saha_st.modules.videos import open_video
 from saha_st.training.config import RunConfig
 
+logger = logging.getLogger(__name__)
+
 Sizes = tuple[tuple[int, ...], ...]
 """Width and height of the pictures of a cell; of its video also the number of frames."""
 
@@ -28,6 +31,8 @@ def explain_out_of_memory(
 ) -> str:
     """Name the rows of the mini-batch in which the memory was full, and the settings that decide about it.
 
+    Nothing that goes wrong here hides the error itself: what cannot be read is left out.
+
     Args:
         error: What was raised.
         config: The run.
@@ -36,7 +41,12 @@ def explain_out_of_memory(
     """
     failed: FailedMiniBatch | None = getattr(error, "mini_batch", None)
     remedy = remedies(config) if failed is not None else remedies_outside(config)
-    return f"Out of memory in {_where(failed, datasets, row_ids)}. {remedy} ({_first_line(error)})"
+    try:
+        where = _where(failed, datasets, row_ids)
+    except Exception as reason:  # of the data, or for want of memory
+        logger.warning("Which rows did not fit is not known: %s: %s", type(reason).__name__, reason)
+        where = "a step" if failed is None else _size(failed)
+    return f"Out of memory in {where}. {remedy} ({_first_line(error)})"
 
 
 def remedies_outside(config: RunConfig) -> str:
@@ -93,9 +103,7 @@ def _where(
 ) -> str:
     if failed is None:
         return "a step, outside of the mini-batches"
-    of_tokens = f" of up to {max(failed.tokens):,} tokens" if failed.tokens else ""
-    size = f"a mini-batch of {len(failed.rows)} row{'s' * (len(failed.rows) != 1)}{of_tokens}"
-    found = _find(failed, datasets)
+    size, found = _size(failed), _find(failed, datasets)
     if len(found) != 1:  # labels count from 0 in each: without mining, several datasets may have those of the batch
         return size + (f" of one of {', '.join(found)}" if found else "")
     ((name, entries),) = found.items()
@@ -104,6 +112,11 @@ def _where(
     shown = [_describe_row(datasets[name], column, entries[i], row_ids[name]) for i in longest_first[:_SHOWN]]
     more = f" and {len(entries) - _SHOWN} shorter ones" if len(entries) > _SHOWN else ""
     return f"{size}, column {column!r} of {name}: row{'s' * (len(entries) != 1)} {'; '.join(shown)}{more}"
+
+
+def _size(failed: FailedMiniBatch) -> str:
+    of_tokens = f" of up to {max(failed.tokens):,} tokens" if failed.tokens else ""
+    return f"a mini-batch of {len(failed.rows)} row{'s' * (len(failed.rows) != 1)}{of_tokens}"
 
 
 def _find(failed: FailedMiniBatch, datasets: Mapping[str, Dataset]) -> dict[str, list[int]]:
@@ -120,7 +133,10 @@ def _find(failed: FailedMiniBatch, datasets: Mapping[str, Dataset]) -> dict[str,
 
 
 def _describe_row(dataset: Dataset, column: str, entry: int, row_ids: Sequence[int]) -> str:
-    sizes = media_sizes(with_closed_videos(dataset.select_columns([column]))[entry][column])
+    try:
+        sizes = media_sizes(with_closed_videos(dataset.select_columns([column]))[entry][column])
+    except (ImportError, OSError, ValueError):  # a file that is gone by now
+        sizes = ()
     return f"{row_ids[entry]}" + (f" ({describe_media(sizes)})" if sizes else "")
 
 

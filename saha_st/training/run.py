@@ -122,10 +122,10 @@ def train(
     checkpoint = last_whole_checkpoint(folder) if resume else None
     if checkpoint and config.adapter is not None:
         trainer.add_callback(_RestoreAdapter(checkpoint))
+    rows = {name: _source_rows(folder, name, dataset) for name, dataset in datasets.items()}  # before memory is full
     try:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     except torch.OutOfMemoryError as error:
-        rows = {name: _source_rows(folder, name, dataset) for name, dataset in datasets.items()}
         raise MemoryFullError(explain_out_of_memory(error, config, datasets, rows)) from error
     # Without the wrapper that mixed precision puts around `forward`, or the vectors would be those of bfloat16.
     model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
@@ -272,7 +272,9 @@ def save_verified(model: SentenceTransformer, folder: Path, *, probes: Sequence[
     shutil.rmtree(unverified, ignore_errors=True)
     model.save_pretrained(str(unverified))
     reloaded = SentenceTransformer(str(unverified), device=str(model.device))
-    problem = disagreement(reloaded.encode_query(list(probes)), model.encode_query(list(probes)), model.dtype)
+    # One by one: plain SmolVLM reads no batch of pictures and videos.
+    vectors = reloaded.encode_query(list(probes), batch_size=1)
+    problem = disagreement(vectors, model.encode_query(list(probes)), model.dtype)
     if problem:
         raise RuntimeError(
             f"The model saved in {str(unverified)!r} gives other vectors when it is loaded again: {problem}. Do not "

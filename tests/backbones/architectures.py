@@ -357,7 +357,7 @@ def gemma4() -> tuple[Any, Any]:
         transformers.Gemma4AudioFeatureExtractor(),
         transformers.Gemma4ImageProcessor(**pooled),
         tokenizer,
-        transformers.Gemma4VideoProcessor(**pooled),
+        transformers.Gemma4VideoProcessor(**pooled | {"max_soft_tokens": 70}),
         image_seq_length=140,
         chat_template=chat_templates.GEMMA_4,
     )

@@ -19,16 +19,19 @@ def _turns(begin: str, part: str, end: str, opened: str, first: str = "") -> str
     )
 
 
-def _part(image: str) -> str:
+def _part(image: str, video: str = "") -> str:
     return (
-        "{%- if part['type'] == 'image' -%}{{- '" + image + "' -}}"
-        "{%- elif part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}"
+        "{%- if part['type'] == 'image' -%}{{- '"
+        + image
+        + "' -}}"
+        + ("{%- elif part['type'] == 'video' -%}{{- '" + video + "' -}}" if video else "")
+        + "{%- elif part['type'] == 'text' -%}{{- part['text'] -}}{%- endif -%}"
     )
 
 
 SMOLVLM = _turns(
     "{{- message['role'] | capitalize + (':' if message['content'][0]['type'] == 'image' else ': ') -}}",
-    _part("<image>"),
+    _part("<image>", "<video>"),
     "{{- '<end_of_utterance>\\n' -}}",
     "Assistant:",
     first="{{- '<|im_start|>' -}}",
@@ -51,6 +54,7 @@ LLAVA_ONEVISION = """\
 {%- for message in messages -%}
 {{- '<|im_start|>' + message['role'] + ' ' -}}
 {%- for part in message['content'] if part['type'] == 'image' -%}{{- '<image>\\n' -}}{%- endfor -%}
+{%- for part in message['content'] if part['type'] == 'video' -%}{{- '<video>\\n' -}}{%- endfor -%}
 {%- for part in message['content'] if part['type'] == 'text' -%}{{- part['text'] -}}{%- endfor -%}
 {{- '<|im_end|>' -}}
 {%- endfor -%}
@@ -59,7 +63,7 @@ LLAVA_ONEVISION = """\
 
 INTERNVL = _turns(
     "{{- '<|im_start|>' + message['role'] + '\\n' -}}",
-    _part("<IMG_CONTEXT>\\n"),
+    _part("<IMG_CONTEXT>\\n", "<video>\\n"),
     "{{- '<|im_end|>\\n' -}}",
     "<|im_start|>assistant\\n",
 )
@@ -90,6 +94,7 @@ GEMMA_3 = """\
 GEMMA_4 = _turns(
     "{{- '<|turn>' + message['role'] + '\\n' -}}",
     "{%- if part['type'] == 'image' -%}{{- '\\n\\n<|image|>\\n\\n' -}}"
+    "{%- elif part['type'] == 'video' -%}{{- '\\n\\n<|video|>\\n\\n' -}}"
     "{%- elif part['type'] == 'text' -%}{{- part['text'] | trim -}}{%- endif -%}",
     "{{- '<turn|>\\n' -}}",
     "<|turn>model\\n",

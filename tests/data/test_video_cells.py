@@ -212,6 +212,28 @@ def test_the_check_looks_at_lists_of_frames(folder):
     assert summary.modalities["positive"]["video"] == 4 and summary.distinct["positive"] == 4
 
 
+def test_the_check_tells_which_frame_is_none(folder):
+    name = "0/frame_0.png"
+    videos = [[name, name], [name, None, name], [None, None, name]]
+    rows = [{"anchor": str(number), "positive": {"video": video}} for number, video in enumerate(videos)]
+    written = load_pairs(lines(folder / "p.jsonl", rows), check_files=False, cache_dir=str(folder / "cache"))
+    stored = {"path": str(folder / name), "bytes": None}
+    cells = [{"image": None, "video": video, "text": None} for video in ([stored], [None, None], [])]
+    features = Features({"anchor": Value("string"), "positive": VIDEO_CELL_FEATURE})
+    made = Dataset.from_dict({"anchor": list("abc"), "positive": cells}, features=features)
+    found = [
+        sorted((problem.row, problem.problem, problem.value) for problem in check_pairs(pairs)[0])
+        for pairs in (written, made)
+    ]
+    assert found == [
+        [
+            (1, "unreadable video", "frame 1 of 3 is None"),
+            (2, "unreadable video", "frame 0 of 3 is None, and 1 more"),
+        ],
+        [(1, "unreadable video", "frame 0 of 2 is None, and 1 more"), (2, "video without frames", "[]")],
+    ]
+
+
 def test_single_inputs_are_videos_pictures_and_texts(folder):
     (folder / "album" / "more").mkdir(parents=True)
     (folder / "0.mp4").rename(folder / "album" / "clip.mp4")

@@ -32,16 +32,19 @@ mine = {"role": "system", "content": [{"type": "text", "text": "Mine."}]}
 system = lambda content: [mine, {"role": "user", "content": content}]
 text, picture = {"type": "text", "text": "stars"}, {"type": "image", "image": image}
 inputs = ["stars", {"image": image}, {"image": image, "text": "stars"}, image, "a text that is too long " * 60]
-inputs += [system([text]), system([picture]), system([picture, text])]
+messages = [system([text]), system([picture]), system([picture, text])]
 vectors = {}
 for task in ("encode", "encode_query", "encode_document"):
     for prompt in (None, "Name it."):
-        vectors[f"{task}/{prompt}"] = getattr(model, task)(inputs, **({"prompt": prompt} if prompt else {}))
+        encode, options = getattr(model, task), {"prompt": prompt} if prompt else {}
+        vectors[f"{task}/{prompt}"] = np.concatenate([encode(inputs, **options), encode(messages, **options)])
 np.savez(sys.argv[3], **vectors)
 """
 
 
 def run_table(model, image) -> dict[str, np.ndarray]:
+    """All inputs in one batch; plain Sentence Transformers loses the pictures of messages beside other inputs."""
+
     def system(content):
         return [
             {"role": "system", "content": [{"type": "text", "text": "Mine."}]},

@@ -10,14 +10,21 @@ import pytest
 import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
-from transformers import Qwen2VLVideoProcessor, Qwen3VLVideoProcessor, SmolVLMVideoProcessor
+from transformers import (
+    Gemma4VideoProcessor,
+    InternVLVideoProcessor,
+    LlavaOnevisionVideoProcessor,
+    Qwen2VLVideoProcessor,
+    Qwen3VLVideoProcessor,
+    SmolVLMVideoProcessor,
+)
 from video_clips import FPS, clip, pictures, write_folder, write_video
 
 from saha_st.modules import load_embedder
 from saha_st.modules.inputs import canonical_inputs
 from saha_st.modules.token_counts import count_tokens
 from saha_st.modules.video_files import VideoFile
-from saha_st.modules.video_frames import get_num_frames, set_num_frames, shown_frames
+from saha_st.modules.video_frames import get_num_frames, needs_equal_lengths, set_num_frames, shown_frames
 from saha_st.modules.video_tokens import set_video_tokens
 from saha_st.modules.videos import frame_files, open_video
 
@@ -155,7 +162,25 @@ def test_the_number_is_spelled_as_each_processor_reads_it(kind):
     indices = shown_frames(long, reloaded)
     assert len(indices) == 6 and indices == sorted(indices) and max(np.diff(indices)) - min(np.diff(indices)) <= 1
     short = SimpleNamespace(total_frames=3, fps=None, height=32, width=32)
-    assert shown_frames(short, reloaded) == [0, 1, 2], "of a short video, every frame once"
+    expected = [0, 0, 1, 1, 2, 2] if needs_equal_lengths(kind()) else [0, 1, 2]
+    assert shown_frames(short, reloaded) == expected, "of a short video, every frame equally often"
+
+
+def test_only_processors_with_an_axis_of_frames_need_equal_lengths():
+    kinds = (SmolVLMVideoProcessor, LlavaOnevisionVideoProcessor, InternVLVideoProcessor)
+    assert all(needs_equal_lengths(kind()) for kind in kinds)
+    kinds = (Qwen2VLVideoProcessor, Qwen3VLVideoProcessor, Gemma4VideoProcessor)
+    assert not any(needs_equal_lengths(kind()) for kind in kinds)
+
+
+@pytest.mark.parametrize("seconds", [1, 5, 60])
+def test_smolvlm_is_shown_as_many_frames_of_a_short_film_as_of_a_long_one(seconds):
+    processor = SimpleNamespace(video_processor=SmolVLMVideoProcessor())
+    set_num_frames(processor, 8)
+    film = SimpleNamespace(total_frames=24 * seconds, fps=24.0, height=32, width=32)
+    assert shown_frames(film, processor) == np.linspace(0, 24 * seconds - 1, 8).astype(int).tolist()
+    without_fps = SimpleNamespace(**vars(film) | {"fps": None})
+    assert shown_frames(without_fps, processor) == shown_frames(film, processor)
 
 
 def test_which_frames_are_shown_can_be_said_in_a_call(embedder):
@@ -326,7 +351,7 @@ def test_what_is_no_video_is_named_with_the_way_out(embedder, tmp_path):
         (str(tmp_path / "text.mp4"), "text.mp4' cannot be read"),
         (str(tmp_path / "cut.mp4"), "cut.mp4' cannot be read"),
         ("https://example.org/clip.mp4", "nothing is fetched unasked. Download it"),
-        (frames / 255.0, "an array of uint8, from 0 to 255; received float64"),
+        (frames / 255.0, "the video is an array of float64. Convert it to uint8"),
         (list(frames / 255.0), "frame 0 of the video is an array of float64. Convert it to uint8"),
         (frames[0], "shape .frames, height, width, 3.; received .48, 64, 3"),
         (np.zeros((4, 8, 2000, 3), np.uint8), "the video is 2000x8 pixels"),

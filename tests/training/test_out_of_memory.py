@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features, Value
+from video_clips import clip, write_folder
 
+from saha_st.data.cells import VIDEO_CELL_FEATURE
 from saha_st.losses.mini_batches import FailedMiniBatch
 from saha_st.mining.miner import label_pairs
 from saha_st.training.config import RunConfig
@@ -52,3 +54,24 @@ def test_rows_that_two_datasets_may_have_are_not_guessed(run_dict, failed):
     datasets = {"first": pairs("first", 9), "second": pairs("second", 8)}
     message = explain_out_of_memory(failed, RunConfig.from_dict(run_dict), datasets, dict.fromkeys(datasets, range(9)))
     assert "2 rows of up to 90 tokens of one of first, second." in message and "rows 7" not in message
+
+
+def test_a_video_that_cannot_be_read_any_more_does_not_hide_the_error(run_dict, failed, tmp_path):
+    write_folder(tmp_path / "film", clip(frames=1))
+    frame = tmp_path / "film" / "frame_0.png"
+    cells = [{"image": None, "video": [{"path": str(frame), "bytes": None}], "text": str(row)} for row in range(8)]
+    features = Features({"anchor": VIDEO_CELL_FEATURE, "positive": Value("string")})
+    dataset = label_pairs(Dataset.from_dict({"anchor": cells, "positive": list("abcdefgh")}, features=features))
+    frame.unlink()
+    message = explain_out_of_memory(failed, RunConfig.from_dict(run_dict), {"films": dataset}, {"films": range(8)})
+    assert "column 'anchor' of films: rows 5; 7. Lower loss.mini_batch" in message and "CUDA out of memory" in message
+
+
+def test_whatever_goes_wrong_in_the_explanation_the_error_is_told(run_dict, failed, caplog):
+    class Full:
+        def __getitem__(self, row: int) -> int:
+            raise torch.OutOfMemoryError("again")
+
+    message = explain_out_of_memory(failed, RunConfig.from_dict(run_dict), {"a": pairs("a", 8)}, {"a": Full()})
+    assert message.startswith("Out of memory in a mini-batch of 2 rows of up to 90 tokens. Lower loss.mini_batch")
+    assert message.endswith("(CUDA out of memory)") and "OutOfMemoryError: again" in caplog.text
