@@ -78,3 +78,27 @@ def require_new_folder(output_dir: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"output_dir {str(folder)!r} is not empty. Choose another folder or remove it.")
     return folder
+
+
+def require_new_file(path: str | Path, *, name: str, suffix: str, made: Path | None = None) -> Path:
+    """Return the path of a file that can be written.
+
+    Args:
+        path: The file.
+        name: The argument that names it, for the error.
+        suffix: What it must end in.
+        made: A folder that will have been made by then.
+
+    Raises:
+        ValueError: It does not end in the suffix.
+        FileExistsError: It exists.
+        FileNotFoundError: Its folder does not.
+    """
+    path = Path(path).expanduser()
+    if path.suffix.lower() != suffix:
+        raise ValueError(f"{name}: the file must end in {suffix}, got {str(path)!r}.")
+    if path.exists():
+        raise FileExistsError(f"{name}: {str(path)!r} exists already. Remove it or choose another name.")
+    if not path.parent.is_dir() and (made is None or path.parent.absolute() != made.absolute()):
+        raise FileNotFoundError(f"{name}: there is no folder {str(path.parent)!r}. Make it, or choose another one.")
+    return path

@@ -37,7 +37,7 @@ def pairs(tmp_path):
 
 def test_the_python_blocks_run_one_after_another(tmp_path, monkeypatch, pairs):
     monkeypatch.chdir(tmp_path)
-    assert len(blocks("python")) == 6
+    assert len(blocks("python")) == 7
     namespace: dict = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102

@@ -1,8 +1,9 @@
 """Mine mutually hard clusters from pairs, with the model itself.
 
 Writes clusters.parquet (row, cluster, anchor, positive) and mining.json (settings and counts) to --output_dir, and
-keeps the vectors in --cache_folder, so that a killed run goes on where it stopped. Several processes, one a GPU, share
-the encoding and the search, through a --cache_folder that all of them see:
+keeps the vectors in --cache_folder, so that a killed run goes on where it stopped. --report also writes a page about
+what was mined, and its numbers to audit.json. Several processes, one a GPU, share the encoding and the search, through
+a --cache_folder that all of them see:
 
   torchrun --nproc_per_node 8 -m saha_st mine pairs.parquet --model org/saha --output_dir mined
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from saha_st.cli.options import (
     add_batch_arguments,
@@ -21,6 +23,7 @@ from saha_st.cli.options import (
     load_source,
     require_model,
 )
+from saha_st.files import require_new_file, write_whole
 from saha_st.ranks import Ranks
 
 NAME = "mine"
@@ -42,15 +45,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_owner_similarity", type=float, help="beyond the paper: drop owners more similar than this"
     )
     parser.add_argument("--relative_margin", type=float, help="beyond the paper: as in mine_hard_negatives")
+    parser.add_argument(
+        "--builder", choices=("owners", "communities"), default="owners", help="communities: beyond the paper"
+    )
+    parser.add_argument("--range_min", type=int, default=0, help="communities: nearer ranks make no edge")
+    parser.add_argument(
+        "--range_max", type=int, help="communities: so many ranks are looked at; RANGE_MIN + the pool if not given"
+    )
+    parser.add_argument(
+        "--partitioner", choices=("greedy", "metis"), default="greedy", help="communities: what divides the rows"
+    )
     add_batch_arguments(parser)
     parser.add_argument("--use_faiss", action="store_true", help="search with FAISS")
     parser.add_argument("--faiss_index", help='approximate index, such as "IVF1024,Flat"')
     parser.add_argument("--cache_folder", help="where vectors are kept; OUTPUT_DIR/vectors if not given")
+    parser.add_argument("--report", help="also write a page about what was mined: a new .html file")
+    parser.add_argument(
+        "--truth_column",
+        help="for the report: a column of what each row is about, equal for rows that are each other's positives (no "
+        'model sees it); "concept" for mini-MMEB',
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Load pairs and model, mine, write."""
-    from saha_st.mining.checks import check_options
+    from saha_st.mining.checks import check_builder, check_options
 
     output_dir, ranks = Path(args.output_dir), Ranks.current()
     with ranks.together():
@@ -59,13 +78,16 @@ def run(args: argparse.Namespace) -> int:
                 f"{str(output_dir)!r} holds a mining result already. Remove it or choose another folder."
             )
         check_options(args.num_negatives, args.pool_multiplier, args.max_owner_similarity, args.relative_margin)
+        check_builder(args.builder, args.partitioner, args.range_min, args.range_max)
+        _check_report(args)
         require_model(args.model_name_or_path, args.revision)
         source = load_source(args, owner_filter=not args.no_owner_filter)
+        truth = _load_truth(args)
         from saha_st.mining import find_saha_clusters  # and torch, now that all is there
 
         model = load_model(args)
     names = ("num_negatives", "pool_multiplier", "max_owner_similarity", "relative_margin", "use_faiss")
-    names += ("batch_size", "batch_tokens")
+    names += ("builder", "range_min", "range_max", "partitioner", "batch_size", "batch_tokens")
     mined = find_saha_clusters(
         source.dataset,
         model,
@@ -79,5 +101,47 @@ def run(args: argparse.Namespace) -> int:
     with ranks.together():
         if ranks.is_main:
             mined.save(output_dir)
+            if args.report:
+                _report(args, source, model, mined, truth)
     print(json.dumps(mined.statistics, indent=2))
     return 0
+
+
+def _check_report(args: argparse.Namespace) -> None:
+    if args.report:
+        require_new_file(args.report, name="--report", suffix=".html", made=Path(args.output_dir))
+    elif args.truth_column:
+        raise ValueError(f"--truth_column {args.truth_column}: it is for the report; add --report FILE.html.")
+
+
+def _load_truth(args: argparse.Namespace) -> list[Any] | None:
+    """The truth of each row, of the very rows that `load_source` has loaded; None if it is not asked for."""
+    if args.truth_column is None:
+        return None
+    from saha_st.data.truth import load_truth
+    from saha_st.mining.audit import truth_codes
+
+    options = {name: getattr(args, name) for name in ("format", "subset", "split", "max_rows")}
+    truth = load_truth(args.truth_column, args.path, **options)
+    truth_codes(truth)  # refuses what is no truth, before anything is encoded
+    return truth
+
+
+def _report(args: argparse.Namespace, source: Any, model: Any, mined: Any, truth: list[Any] | None) -> None:
+    """Write the page, and its numbers beside the clusters."""
+    from saha_st.mining.report import write_report
+
+    findings = write_report(
+        args.report,
+        source.dataset,
+        model,
+        mined,
+        truth_column=truth,
+        name=source.name,
+        cache_folder=args.cache_folder or Path(args.output_dir) / "vectors",
+        use_faiss=args.use_faiss,
+        faiss_index=args.faiss_index,
+        show_progress_bar=not args.quiet,
+    )
+    text = json.dumps(findings.to_dict(), indent=2) + "\n"
+    write_whole(Path(args.output_dir) / "audit.json", lambda file: file.write(text.encode()))

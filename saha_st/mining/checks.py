@@ -28,6 +28,29 @@ def check_options(
         raise ValueError(f"relative_margin is a share and must lie in [0, 1], got {relative_margin}.")
 
 
+def check_builder(builder: str, partitioner: str, range_min: int, range_max: int | None) -> None:
+    """Refuses a builder that there is not, and values of the options of communities that have no meaning."""
+    if builder not in ("owners", "communities"):
+        raise ValueError(f"builder must be 'owners' or 'communities', got {builder!r}.")
+    if partitioner not in ("greedy", "metis"):
+        raise ValueError(f"partitioner must be 'greedy' or 'metis', got {partitioner!r}.")
+    for name, value in (("range_min", range_min), ("range_max", range_max)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer))):
+            raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if range_min < 0:
+        raise ValueError(f"range_min is a rank and must be at least 0, got {range_min}.")
+    if range_max is not None and range_max <= range_min:
+        raise ValueError(
+            f"range_max must be above range_min, or the window is empty; got range_min={range_min} and "
+            f"range_max={range_max}. Leave range_max out for a window as wide as the pool."
+        )
+    if builder == "owners" and (range_min != 0 or range_max is not None or partitioner != "greedy"):
+        raise ValueError(
+            f"range_min={range_min}, range_max={range_max} and partitioner={partitioner!r} are options of "
+            "builder='communities', but builder is 'owners'. Set the builder, or leave them out."
+        )
+
+
 def check_document_of_row(document_of_row: np.ndarray | Sequence[int], *, num_negatives: int) -> np.ndarray:
     """Checks that the rows can form clusters of `num_negatives` mates at all.
 

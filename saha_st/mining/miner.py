@@ -37,9 +37,11 @@ from saha_st.encoding import (
     weights_digest,
 )
 from saha_st.files import is_left_behind, name_of_own, write_whole
-from saha_st.mining.build import find_clusters
-from saha_st.mining.checks import check_document_of_row, check_options
+from saha_st.mining.build import Builder, find_clusters
+from saha_st.mining.checks import check_builder, check_document_of_row, check_options
 from saha_st.mining.clusters import ClusterAssignment, pool_size
+from saha_st.mining.communities import Partitioner, window
+from saha_st.mining.metis import import_pymetis
 from saha_st.mining.neighbours import import_faiss
 from saha_st.ranks import Ranks
 from saha_st.token_budgets import BATCH_TOKENS
@@ -77,7 +79,7 @@ class MinedClusters:
         """
         names = (self.statistics["anchor_column_name"], self.statistics["positive_column_name"])
         _check_columns(dataset, *names)
-        found = _digest(*(DistinctInputs.of(dataset, name) for name in names))
+        found = pairs_digest(*(DistinctInputs.of(dataset, name) for name in names))
         if found != self.statistics["data"]:
             raise ValueError(
                 f"These clusters are of other pairs: of {self.statistics['rows']} rows that were mined, this dataset "
@@ -204,6 +206,10 @@ def find_saha_clusters(
     owner_filter: bool = True,
     max_owner_similarity: float | None = None,
     relative_margin: float | None = None,
+    builder: Builder = "owners",
+    range_min: int = 0,
+    range_max: int | None = None,
+    partitioner: Partitioner = "greedy",
     query_prompt: str | None = None,
     corpus_prompt: str | None = None,
     batch_size: int | None = None,
@@ -227,6 +233,12 @@ def find_saha_clusters(
         max_owner_similarity: Beyond the paper: drop owners whose anchor has a greater cosine with the anchor.
         relative_margin: Beyond the paper, as in `mine_hard_negatives`: drop documents more similar to the anchor
             than (1 - relative_margin) times its positive.
+        builder: ``"owners"`` is the paper's rule. ``"communities"``, beyond the paper: rows that lie in each other's
+            window of ranks share an edge, and all rows are divided into clusters with many edges inside, as in B3;
+            ``owner_filter`` then keeps rows apart that ask nearly the same thing. See `saha_st.mining.communities`.
+        range_min: First rank of the window of ``"communities"``, as in `mine_hard_negatives`.
+        range_max: The rank behind its last one; None: ``range_min`` + 2·K·m.
+        partitioner: What divides the rows of ``"communities"``: ``"greedy"``, or ``"metis"`` (extra ``metis``).
         query_prompt: Replaces the system level for anchors.
         corpus_prompt: Replaces the system level for positives.
         batch_size: Most inputs per forward; by default as many as fit ``batch_tokens``.
@@ -247,6 +259,9 @@ def find_saha_clusters(
     """
     ranks = Ranks() if ranks is None else ranks
     check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
+    check_builder(builder, partitioner, range_min, range_max)
+    if partitioner == "metis":
+        import_pymetis()
     use_faiss = use_faiss or faiss_index is not None
     if use_faiss:
         import_faiss()
@@ -255,7 +270,7 @@ def find_saha_clusters(
     documents = DistinctInputs.of(dataset, positive_column_name)
     check_document_of_row(documents.index_of_row, num_negatives=num_negatives)
     weights = weights_digest(model)
-    origin = {"model": vector_fingerprint(model, weights=weights), "data": _digest(anchors, documents)}
+    origin = {"model": vector_fingerprint(model, weights=weights), "data": pairs_digest(anchors, documents)}
     if ranks.count > 1:
         ranks.require_same("model", origin["model"])
         ranks.require_same("dataset", origin["data"])
@@ -273,11 +288,15 @@ def find_saha_clusters(
         "owner_filter": owner_filter,
         "max_owner_similarity": max_owner_similarity,
         "relative_margin": relative_margin,
+        "builder": builder,
     }
+    pool = pool_size(num_negatives, pool_multiplier)
+    if builder == "communities":
+        range_min, pool = window(num_negatives, pool_multiplier, range_min, range_max)
+        settings |= {"range_min": range_min, "range_max": pool, "partitioner": partitioner}
     origin |= {"anchor_column_name": anchor_column_name, "positive_column_name": positive_column_name}
     of_anchors = encode(anchor_column_name, anchors, "query", query_prompt).of_rows
     of_documents = encode(positive_column_name, documents, "document", corpus_prompt).embeddings
-    pool = pool_size(num_negatives, pool_multiplier)
     with ranks.together(), _room_for_lists(cache_folder if ranks.is_main else None, len(dataset), pool) as room:
         assignment = find_clusters(
             of_anchors,
@@ -347,7 +366,7 @@ def _shared(mined: MinedClusters | None, ranks: Ranks) -> MinedClusters:
     return MinedClusters(ranks.share_array(rows), ranks.share_array(labels), ranks.share(statistics))
 
 
-def _digest(anchors: DistinctInputs, documents: DistinctInputs) -> str:
+def pairs_digest(anchors: DistinctInputs, documents: DistinctInputs) -> str:
     """Name the pairs, row by row."""
     digest = blake2b(anchors.keys[anchors.index_of_row].tobytes(), digest_size=16)
     digest.update(documents.keys[documents.index_of_row].tobytes())
@@ -367,6 +386,14 @@ def _occurrences(rows: Sequence[int] | np.ndarray) -> np.ndarray:
 
 def _log(statistics: dict[str, Any]) -> None:
     sizes = ", ".join(f"{size}: {count}" for size, count in statistics["cluster_sizes"].items())
+    if "edges" in statistics:
+        logger.info(
+            "Mined %d communities of %d rows, with %d of %d edges inside them; %d rows left out; the owner filter "
+            "keeps %d pairs of rows apart; communities by size: %s.",
+            statistics["clusters"], statistics["rows"], statistics["edges_in_clusters"], statistics["edges"],
+            statistics["rows_left_out"], statistics["owners_filtered"], sizes,
+        )  # fmt: skip
+        return
     logger.info(
         "Mined %d clusters (%d in phase 2) of %d rows; %d rows without a mate; the owner filter dropped %d owners; "
         "clusters by size: %s.",

@@ -6,13 +6,14 @@ off what each step returned. So it cannot tell another story than the rule, and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
-from saha_st.mining.clusters import ClusterAssignment, Taken, make_rule
+from saha_st.mining.clusters import ClusterAssignment, Rule, Taken, make_rule
 
 
 class Fate(StrEnum):
@@ -92,12 +93,28 @@ class Tracer:
         **options: object,
     ) -> None:
         options = {**options, "neighbour_scores": neighbour_scores}
-        self._rule = make_rule(neighbours, anchor_embeddings, document_of_row, **options)
-        self._without_threshold = replace(self._rule, max_owner_similarity=None)
-        self._scores = np.asarray(neighbour_scores)
-        self.assignment: ClusterAssignment = self._rule.run(show_progress_bar=False)
-        self.cluster_of = np.full(len(self._rule.document_of_row), -1)
-        for number, cluster in reversed(list(enumerate(self.assignment.clusters))):
+        rule = make_rule(neighbours, anchor_embeddings, document_of_row, **options)
+        self._set(rule, np.asarray(neighbour_scores), rule.run(show_progress_bar=False))
+
+    @classmethod
+    def of_assignment(cls, rule: Rule, neighbour_scores: Any, assignment: ClusterAssignment) -> Tracer:
+        """Explains clusters that the rule has formed before.
+
+        Args:
+            rule: the rule with the options of then. It needs lists of neighbours for rows that are traced alone.
+            neighbour_scores: the cosines that belong to them, indexed by row; likewise.
+            assignment: the clusters and counts of then.
+        """
+        tracer = cls.__new__(cls)
+        tracer._set(rule, neighbour_scores, assignment)
+        return tracer
+
+    def _set(self, rule: Rule, scores: Any, assignment: ClusterAssignment) -> None:
+        self._rule, self._scores, self.assignment = rule, scores, assignment
+        self._without_threshold = replace(rule, max_owner_similarity=None)
+        self._nobody = Taken(rule.owners_of)
+        self.cluster_of = np.full(len(rule.document_of_row), -1)
+        for number, cluster in reversed(list(enumerate(assignment.clusters))):
             self.cluster_of[cluster] = number
 
     def is_anchor(self, row: int) -> bool:
@@ -111,10 +128,31 @@ class Tracer:
         Raises:
             ValueError: if the row had joined another one's cluster before its turn.
         """
-        if not self.is_anchor(row):
-            anchor = self.assignment.clusters[self.cluster_of[row]][0]
-            raise ValueError(f"Row {row} joined the cluster of row {anchor} before its turn; trace row {anchor}.")
-        phase, taken = self._state_at(row)
+        return next(self.visits([row]))
+
+    def visits(self, rows: Iterable[int]) -> Iterator[Trace]:
+        """Explains the visits to several rows, in the order of the rule: one pass over the clusters for all of them.
+
+        Raises:
+            ValueError: as `trace`; when the first visit is asked for.
+        """
+        rows, clusters = sorted(set(rows)), self.assignment.clusters
+        for row in rows:
+            if not self.is_anchor(row):
+                anchor = clusters[self.cluster_of[row]][0]
+                raise ValueError(f"Row {row} joined the cluster of row {anchor} before its turn; trace row {anchor}.")
+        first_of_phase_two = len(clusters) - self.assignment.counts.phase_two_clusters
+        in_phase_one = [0 <= self.cluster_of[row] < first_of_phase_two for row in rows]
+        for phase, formed in ((1, clusters[:first_of_phase_two]), (2, clusters[first_of_phase_two:])):
+            taken, earlier = Taken(self._rule.owners_of), 0
+            for row in [row for row, is_one in zip(rows, in_phase_one, strict=True) if is_one == (phase == 1)]:
+                while earlier < len(formed) and formed[earlier][0] < row:  # rows are visited in order
+                    members = formed[earlier] if phase == 1 else formed[earlier][1:]
+                    taken.add(members, self._rule.document_of_row[members])
+                    earlier += 1
+                yield self._trace(row, phase, taken)
+
+    def _trace(self, row: int, phase: int, taken: Taken) -> Trace:
         rule = self._rule
         limit = rule.pool_size // 2 if phase == 1 else rule.pool_size
         pool = rule.pool(row)
@@ -135,21 +173,10 @@ class Tracer:
         candidates = self._candidates(row, pool, taken, fates)
         return Trace(row, phase, candidates, np.concatenate(([row], mates)))
 
-    def _state_at(self, row: int) -> tuple[int, Taken]:
-        """The phase in which a row was visited, and the rows that were taken by then."""
-        clusters, taken = self.assignment.clusters, Taken(self._rule.owners_of)
-        first_of_phase_two = len(clusters) - self.assignment.counts.phase_two_clusters
-        phase = 1 if 0 <= self.cluster_of[row] < first_of_phase_two else 2
-        for cluster in clusters[:first_of_phase_two] if phase == 1 else clusters[first_of_phase_two:]:
-            if cluster[0] < row:  # rows are visited in order
-                members = cluster if phase == 1 else cluster[1:]
-                taken.add(members, self._rule.document_of_row[members])
-        return phase, taken
-
     def _candidates(self, row: int, pool: np.ndarray, taken: Taken, fates: dict[int, Fate]) -> list[Candidate]:
-        rule, nobody = self._without_threshold, Taken(self._rule.owners_of)
+        rule = self._without_threshold
         owner_of: dict[int, tuple[int, float]] = {}
-        for state in (nobody, taken):  # a free owner goes before one that is taken
+        for state in (self._nobody, taken):  # a free owner goes before one that is taken
             owners, similarities = rule.owners(row, pool, state, len(pool))
             found = zip(owners.tolist(), similarities.tolist(), strict=True)
             owner_of |= dict(zip(self._documents(owners).tolist(), found, strict=True))
@@ -160,7 +187,7 @@ class Tracer:
             Candidate(
                 document,
                 rank + 1,
-                float(self._scores[row, rank]),
+                float(self._scores[row][rank]),
                 *owner_of.get(document, (None, None)),
                 Fate.OWN_POSITIVE if document in positives else fates.get(document, Fate.IN_MARGIN),
             )

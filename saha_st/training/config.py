@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import yaml
 
+from saha_st.mining.checks import check_builder
 from saha_st.prompts import HierarchicalPrompt
 from saha_st.token_budgets import BATCH_TOKENS, MINI_BATCH_NUM_TOKENS
 
@@ -68,6 +69,10 @@ class MiningConfig:
         pool_multiplier: How much wider the choice is.
         max_owner_similarity: Beyond the paper; off.
         relative_margin: Beyond the paper; off.
+        builder: ``"owners"``, the paper's rule, or ``"communities"``, beyond the paper.
+        range_min: First rank of the window of communities.
+        range_max: The rank behind its last one; None: as many ranks as the pool of the rule.
+        partitioner: What divides the rows into communities: ``"greedy"``, or ``"metis"`` (extra ``metis``).
         batch_size: Most inputs per forward while encoding; None: as many as fit ``batch_tokens``.
         batch_tokens: Most tokens per forward while encoding, padding counted.
         cache_folder: Where vectors are kept; by default a folder ``vectors`` under the run's output.
@@ -77,9 +82,16 @@ class MiningConfig:
     pool_multiplier: int = 3
     max_owner_similarity: float | None = None
     relative_margin: float | None = None
+    builder: Literal["owners", "communities"] = "owners"
+    range_min: int = 0
+    range_max: int | None = None
+    partitioner: Literal["greedy", "metis"] = "greedy"
     batch_size: int | None = None
     batch_tokens: int = BATCH_TOKENS
     cache_folder: str | None = None
+
+    def __post_init__(self) -> None:
+        check_builder(self.builder, self.partitioner, self.range_min, self.range_max)
 
 
 @dataclass(frozen=True)
@@ -130,6 +142,7 @@ class AdapterConfig:
 
 
 _ADDED_LATER = ("matryoshka_dims", "num_frames", "video_tokens")
+_OF_COMMUNITIES = ("builder", "range_min", "range_max", "partitioner")
 
 
 @dataclass(frozen=True)
@@ -255,6 +268,9 @@ class RunConfig:
         for name in _ADDED_LATER:  # as in the files of before there was the key: a run of then may be resumed
             if values[name] is None:
                 del values[name]
+        if self.mining is not None and self.mining.builder == "owners":
+            for name in _OF_COMMUNITIES:
+                del values["mining"][name]
         return _plain(values)
 
 

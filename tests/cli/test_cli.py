@@ -79,6 +79,8 @@ def test_what_can_be_known_at_once_is_refused_before_torch_is_imported(pairs, tm
         f"mine {pairs} --model ./missing --output_dir mined",
         f"mine {pairs} --model saha-tiny --output_dir mined --num_negatives 0",
         f"mine {pairs} --model saha-tiny --output_dir mined --batch_size 0",
+        f"mine {pairs} --model saha-tiny --output_dir mined --report missing/report.html",
+        f"mine {pairs} --model saha-tiny --output_dir mined --report report.html --truth_column missing",
         "encode missing.txt --model saha-tiny --output vectors.parquet",
         "evaluate saha-tyny --benchmark mini-mmeb",
         "evaluate saha-tiny --benchmark mini-mmeb --compare_with ./missing",

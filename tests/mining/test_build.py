@@ -35,7 +35,7 @@ def test_the_signature_is_the_published_one():
     assert saha_st.mining.build_clusters is build_clusters
     names = list(inspect.signature(build_clusters).parameters)
     assert names[:3] == ["anchor_embeddings", "document_embeddings", "document_of_row"]
-    assert names[3:] == ["num_negatives", "pool_multiplier", "owner_filter", "anchor_key"]
+    assert names[3:] == ["num_negatives", "pool_multiplier", "owner_filter", "anchor_key", "builder"]
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = saha_st.mining.no_such_name
 

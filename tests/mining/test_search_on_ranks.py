@@ -72,6 +72,14 @@ def worker(rank: int, count: int, port: int, folder: Path) -> None:
     assert (mined is None) == (rank > 0)
     if rank == 0:
         torch.save([cluster.tolist() for cluster in mined.clusters], folder / "clusters.pt")
+    communities = find_clusters(*pairs(), num_negatives=3, block_size=10, ranks=ranks, builder="communities")
+    assert (communities is None) == (rank > 0)
+    if rank == 0:
+        torch.save([cluster.tolist() for cluster in communities.clusters], folder / "communities.pt")
+    if rank == 0:
+        build.assign_communities = lambda *_, **__: 1 / 0
+    with pytest.raises((ZeroDivisionError, RuntimeError), match="division by zero"), ranks.together():
+        find_clusters(*pairs(), num_negatives=3, ranks=ranks, builder="communities")  # nor here
     if rank == 0:
         build.assign_clusters = lambda *_, **__: 1 / 0
     with pytest.raises((ZeroDivisionError, RuntimeError), match="division by zero"), ranks.together():
@@ -115,3 +123,10 @@ def test_clusters_are_those_of_one_process(found_together: Path):
     expected = [cluster.tolist() for cluster in find_clusters(*pairs(), num_negatives=3).clusters]
     assert len(expected) > 20
     assert torch.load(found_together / "clusters.pt", weights_only=True) == expected
+
+
+def test_communities_are_those_of_one_process(found_together: Path):
+    expected = find_clusters(*pairs(), num_negatives=3, builder="communities").clusters
+    assert len(expected) == 30
+    found = torch.load(found_together / "communities.pt", weights_only=True)
+    assert found == [cluster.tolist() for cluster in expected]

@@ -9,7 +9,7 @@ shapes move, and pages.
 from __future__ import annotations
 
 from saha_st.data.scenes.drawing import crop_item, draw
-from saha_st.data.scenes.mini_mmeb import write_mini_mmeb
+from saha_st.data.scenes.mini_mmeb import concepts_of, write_mini_mmeb
 from saha_st.data.scenes.mini_mmeb_v2 import write_mini_mmeb_v2
 from saha_st.data.scenes.scene import Item, Scene, is_held_out, sample_scene
 from saha_st.data.scenes.subsets import SUBSETS, Subset
@@ -19,6 +19,7 @@ __all__ = [
     "Item",
     "Scene",
     "Subset",
+    "concepts_of",
     "crop_item",
     "draw",
     "is_held_out",

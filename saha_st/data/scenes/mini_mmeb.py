@@ -76,6 +76,34 @@ def write_mini_mmeb(
     return root
 
 
+def concepts_of(folder: str | Path, subset: str) -> list[str]:
+    """What the positives of a training subset stand for, row by row; equal concepts answer the same queries.
+
+    Only for counting what is right: a model must never see them.
+
+    Args:
+        folder: The training side, ``<root>/mini-MMEB-train``.
+        subset: Name of a subset with training rows.
+
+    Returns:
+        One concept for each row of the subset's file, in its order, whichever of its splits.
+
+    Raises:
+        FileNotFoundError: There is no ``concepts.json`` beside the folder: it is no generated benchmark.
+        ValueError: The file does not hold the concepts of that subset.
+    """
+    file = Path(folder).expanduser().absolute().parent / CONCEPTS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"There is no file {str(file)!r}. Concepts are known of generated benchmarks only, which `saha-st data "
+            "generate` writes."
+        )
+    train = json.loads(file.read_text(encoding="utf-8")).get("train", {})
+    if subset not in train:
+        raise ValueError(f"subset: {str(file)!r} has no training subset {subset!r}; it has {', '.join(train)}.")
+    return train[subset]["positive"]
+
+
 def _check(root: Path, subsets: Iterable[str] | None, **numbers: int) -> list[Subset]:
     for name, value in numbers.items():
         smallest = 2 if name == "candidates" else 1

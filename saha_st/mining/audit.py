@@ -1,0 +1,254 @@
+"""What mined negatives are worth, in numbers: how many are in truth positives, and how hard the true ones are.
+
+Truth is one value a row: rows of equal value are in truth each other's positives. A negative is a row's anchor beside
+a document, and it is contaminated if a row of the anchor's truth owns that document. Models never see the truth. Pure
+NumPy, arrays in and numbers out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from numbers import Number
+from typing import Any
+
+import numpy as np
+
+_BLOCK = 4096  # pairs whose vectors are in memory at a time
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Which documents are in truth positives of a row's anchor.
+
+    Args:
+        codes: One number for each truth, -1 where it is not known, shape (rows,).
+        document_of_row: The document that is each row's positive, shape (rows,).
+    """
+
+    codes: np.ndarray
+    document_of_row: np.ndarray
+
+    def __post_init__(self) -> None:
+        if len(self.codes) != len(self.document_of_row):
+            raise ValueError(
+                f"truth has {len(self.codes)} values for {len(self.document_of_row)} rows; give one a row."
+            )
+
+    @classmethod
+    def of(cls, values: Sequence[Any], document_of_row: np.ndarray) -> Truth:
+        """Read one value a row; see `truth_codes`."""
+        return cls(truth_codes(values), np.asarray(document_of_row))
+
+    @property
+    def rows_without(self) -> int:
+        """How many rows have no truth."""
+        return int(np.count_nonzero(self.codes < 0))
+
+    @property
+    def values(self) -> int:
+        """How many different truths there are."""
+        return len(np.unique(self.codes[self.codes >= 0]))
+
+    def judge(self, rows: np.ndarray, documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tell for pairs of a row's anchor and a document whether they can be judged, and are in truth positives.
+
+        Args:
+            rows: Shape (pairs,).
+            documents: Shape (pairs,).
+
+        Returns:
+            Two masks of shape (pairs,). A pair without truth on either side is not judged, and no positive.
+        """
+        has_truth, right = self._positives
+        places = np.minimum(documents, len(has_truth) - 1)
+        judged = (self.codes[rows] >= 0) & has_truth[places]
+        keys = self.codes[rows] * len(has_truth) + places
+        found = np.minimum(np.searchsorted(right, keys), len(right) - 1)
+        return judged, judged & (right[found] == keys)
+
+    @cached_property
+    def _positives(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which documents have a truth, shape (documents + 1,), and sorted keys of the pairs of a truth and its own.
+
+        The last place stands for all documents that no row owns.
+        """
+        known = self.codes >= 0
+        has_truth = np.zeros(int(self.document_of_row.max()) + 2, dtype=bool)
+        has_truth[self.document_of_row[known]] = True
+        return has_truth, np.unique(self.codes[known] * len(has_truth) + self.document_of_row[known])
+
+    def chance(self) -> float | None:
+        """The contamination of random negatives: of two rows with different documents, how often both have one truth.
+
+        Returns:
+            A share; None if all rows that have a truth have the same document.
+        """
+        known = self.codes >= 0
+        codes, documents = self.codes[known], self.document_of_row[known]
+        both = codes * (int(documents.max()) + 1) + documents
+        same_truth, same_document, same_both = (_pairs_of_equals(each) for each in (codes, documents, both))
+        pairs = len(codes) ** 2 - same_document
+        return (same_truth - same_both) / pairs if pairs else None
+
+
+@dataclass(frozen=True)
+class NegativeAudit:
+    """What the truth says of some negatives.
+
+    Args:
+        negatives: How many there are.
+        judged: Those whose truth is known on both sides.
+        contaminated: Judged ones that are in truth positives.
+        contamination: Their share of the judged ones; None if none was judged.
+        hardness: Mean cosine of the anchor and the document of true negatives; None if there are none.
+    """
+
+    negatives: int
+    judged: int
+    contaminated: int
+    contamination: float | None
+    hardness: float | None
+
+
+@dataclass(frozen=True)
+class FilterAudit:
+    """What the truth says of a filter that throws suspected positives out.
+
+    Args:
+        before: The candidates that came to it.
+        after: Those that it kept.
+        discarded: Those that it threw out.
+        precision: Share of what it threw out that is in truth positive; None if nothing judged was thrown out.
+        recall: Share of the positives in truth that it threw out; None if there were none.
+    """
+
+    before: NegativeAudit
+    after: NegativeAudit
+    discarded: NegativeAudit
+    precision: float | None
+    recall: float | None
+
+
+def truth_codes(values: Sequence[Any]) -> np.ndarray:
+    """Number the truths in the order in which they first occur.
+
+    Args:
+        values: A text, number or label for each row. None, NaN and "" (which is how CSV says None) are no truth.
+
+    Returns:
+        Shape (rows,), int64; -1 for no truth.
+
+    Raises:
+        ValueError: A value of another type; or no row has one.
+    """
+    codes, number_of = np.full(len(values), -1, dtype=np.int64), {}
+    for row, value in enumerate(values):
+        if value is None or value == "" or value != value:
+            continue
+        if not isinstance(value, str | Number | np.generic):
+            raise ValueError(
+                f"truth, row {row}: a truth is a text, a number or a class label, got {type(value).__name__}. Name a "
+                "column that says of each row what it is about."
+            )
+        codes[row] = number_of.setdefault(value, len(number_of))
+    if not number_of:
+        raise ValueError(f"truth: none of {len(codes)} rows has one, so nothing can be judged. Name another column.")
+    return codes
+
+
+def audit_negatives(
+    anchor_embeddings: np.ndarray,
+    document_embeddings: np.ndarray,
+    anchor_index: np.ndarray,
+    document_index: np.ndarray,
+    truth: Truth,
+) -> NegativeAudit:
+    """Judge negatives by the truth.
+
+    Args:
+        anchor_embeddings: The vector of each row's anchor, of any length, shape (rows, dim).
+        document_embeddings: Shape (documents, dim).
+        anchor_index: The row of each negative's anchor, shape (negatives,).
+        document_index: The document of each negative, shape (negatives,).
+        truth: The truth of the rows.
+    """
+    cosines = paired_cosines(anchor_embeddings, document_embeddings, anchor_index, document_index)
+    return audit_cosines(cosines, anchor_index, document_index, truth)
+
+
+def audit_cosines(
+    cosines: np.ndarray, anchor_index: np.ndarray, document_index: np.ndarray, truth: Truth
+) -> NegativeAudit:
+    """`audit_negatives` where the cosine of each negative is known, shape (negatives,)."""
+    judged, positive = truth.judge(anchor_index, document_index)
+    of_true = cosines[judged & ~positive]
+    return NegativeAudit(
+        negatives=len(anchor_index),
+        judged=int(judged.sum()),
+        contaminated=int(positive.sum()),
+        contamination=_share(int(positive.sum()), int(judged.sum())),
+        hardness=float(of_true.mean(dtype=np.float64)) if len(of_true) else None,
+    )
+
+
+def audit_filter(
+    anchor_embeddings: np.ndarray,
+    document_embeddings: np.ndarray,
+    anchor_index: np.ndarray,
+    document_index: np.ndarray,
+    kept: np.ndarray,
+    truth: Truth,
+) -> FilterAudit:
+    """Judge a filter by the truth: what came to it, what it kept, and what it threw out.
+
+    Args:
+        anchor_embeddings: As `audit_negatives`.
+        document_embeddings: As `audit_negatives`.
+        anchor_index: The row of each candidate's anchor, shape (candidates,).
+        document_index: The document of each candidate, shape (candidates,).
+        kept: Which candidates it kept, shape (candidates,).
+        truth: The truth of the rows.
+    """
+    cosines = paired_cosines(anchor_embeddings, document_embeddings, anchor_index, document_index)
+    before, after, discarded = (
+        audit_cosines(cosines[mask], anchor_index[mask], document_index[mask], truth)
+        for mask in (np.ones(len(kept), dtype=bool), kept, ~kept)
+    )
+    recall = _share(discarded.contaminated, before.contaminated)
+    return FilterAudit(before, after, discarded, discarded.contamination, recall)
+
+
+def paired_cosines(
+    anchor_embeddings: np.ndarray,
+    document_embeddings: np.ndarray,
+    anchor_index: np.ndarray,
+    document_index: np.ndarray,
+) -> np.ndarray:
+    """The cosine of each pair, shape (pairs,), float32; the vectors may be memory maps, and are read in blocks."""
+    cosines = np.empty(len(anchor_index), dtype=np.float32)
+    for start in range(0, len(cosines), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        anchors, documents = (
+            unit(anchor_embeddings[anchor_index[block]]),
+            unit(document_embeddings[document_index[block]]),
+        )
+        cosines[block] = np.einsum("nd,nd->n", anchors, documents)
+    return cosines
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """Vectors (n, dim) brought to length one, float32."""
+    vectors = np.asarray(vectors, dtype=np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def _pairs_of_equals(values: np.ndarray) -> int:
+    """How many ordered pairs of two equal values there are, each with itself included."""
+    counts = np.unique(values, return_counts=True)[1]
+    return int(counts @ counts)
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
