@@ -1,0 +1,117 @@
+"""What `benchmarks/ablation.py` says of negatives is what a step trained on, counted again pair by pair."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+COLOURS = ("red", "green", "blue", "black")
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    import ablation
+    import ablation_arms
+    import ablation_data
+
+    return ablation, ablation_arms, ablation_data
+
+
+@pytest.fixture
+def data(benchmark, embedder, tmp_path):
+    """24 questions, whose answers are four colours in three wordings each: eight rows are right for each."""
+    wordings = ("{} it is", "the colour {}", "{}")
+    truth = [COLOURS[row % 4] for row in range(24)]
+    positives = [wordings[row % 3].format(colour) for row, colour in enumerate(truth)]
+    pairs = Dataset.from_dict(
+        {"anchor": [f"which colour is thing {row}?" for row in range(24)], "positive": positives}
+    )
+    return benchmark[2]._joined({"colours": (pairs, True)}, {"colours": truth}, embedder, tmp_path / "vectors")
+
+
+def step(benchmark, data, model, batches, rows, **masks):
+    """One step of the audited loss on rows of the only task; its label and audit."""
+    loss = benchmark[1].AuditedLoss(model, data, batches, **masks)
+    (dataset,) = batches.datasets.values()
+    taken = dataset.select(rows)[:]
+    columns = [name for name in dataset.column_names if name != "label"]
+    features = [model.preprocess(taken[name], task="query" if name == "anchor" else "document") for name in columns]
+    labels = torch.tensor(taken["label"])
+    loss(features, labels).backward()
+    return labels.numpy(), loss
+
+
+def test_truth_goes_with_what_documents_say_not_with_which_rows_hold_them(data):
+    (task,) = data.tasks.values()
+    assert len(data.truth_of_document) == 12 and len(np.unique(data.truth_of_document)) == 4
+    right = data.are_right(task.anchors[:, None], task.documents)
+    rows = np.arange(24)
+    assert (right == (rows[:, None] % 4 == rows % 4)).all()
+
+
+def test_the_batch_is_counted_pair_by_pair(benchmark, data, embedder):
+    batches = benchmark[1].in_batch(data, embedder, None, mixed=False)
+    rows = [0, 1, 2, 4, 12, 13]
+    _, loss = step(benchmark, data, embedder, batches, rows, mask_duplicates=False)
+    others = [(i, j) for i in rows for j in rows if i != j]
+    right = sum(i % 4 == j % 4 for i, j in others)
+    assert loss.counts == {"kept": len(others), "kept_right": right, "mined": 0, "mined_right": 0}
+    assert loss.audit()["contamination_mined"] is None
+
+
+def test_what_is_masked_is_no_negative(benchmark, data, embedder):
+    batches = benchmark[1].in_batch(data, embedder, None, mixed=False)
+    rows = [0, 12, 4, 1]  # 0 and 12 have the same document, 4 another one that is right as well
+    _, loss = step(benchmark, data, embedder, batches, rows, mask_duplicates=True)
+    assert (loss.counts["kept"], loss.counts["kept_right"]) == (10, 4)
+
+
+def test_hardness_is_that_of_the_hardest_true_negatives(benchmark, data, embedder):
+    batches = benchmark[1].in_batch(data, embedder, None, mixed=False)
+    rows = list(range(20))
+    labels, loss = step(benchmark, data, embedder, batches, rows, mask_duplicates=False)
+    cosines = data.cosines(labels[:, 1], labels[:, 2])
+    hardest = [np.sort(cosines[i][[j for j in rows if j % 4 != i % 4]])[-7:] for i in rows]
+    assert loss.audit()["hardness"] == pytest.approx(np.mean(hardest), abs=1e-6)
+
+
+def test_clusters_count_their_mates_as_mined(benchmark, data, embedder, tmp_path):
+    batches = benchmark[1].clusters(data, embedder, tmp_path / "vectors", num_negatives=3)
+    (mined,) = batches.datasets.values()
+    labels, loss = step(benchmark, data, embedder, batches, range(len(mined)), mask_duplicates=False)
+    (task,) = data.tasks.values()
+    colour_of_document = dict(zip(task.documents.tolist(), (np.arange(24) % 4).tolist(), strict=True))
+    mates = [(a, b) for a in range(len(labels)) for b in range(len(labels)) if a != b and labels[a, 0] == labels[b, 0]]
+    right = sum(colour_of_document[labels[a, 2]] == colour_of_document[labels[b, 2]] for a, b in mates)
+    assert (loss.counts["mined"], loss.counts["mined_right"]) == (len(mates), right)
+
+
+def test_columns_hold_the_nearest_documents_and_are_counted_as_mined(benchmark, data, embedder):
+    batches = benchmark[1].explicit(data, embedder, None, relative_margin=None)
+    (tuples,) = batches.datasets.values()
+    (task,) = data.tasks.values()
+    text_of = dict(zip(task.documents.tolist(), task.pairs["positive"][:], strict=True))
+    cosines = data.cosines(task.anchors, np.arange(12))
+    for row, (group, anchor, document) in enumerate(tuples["label"][:]):
+        ranked = [other for other in np.argsort(-cosines[anchor]).tolist() if other != document][:7]
+        held = [tuples[f"negative_{number}"][row] for number in range(7)]
+        assert held == [text_of[other] for other in batches.negatives[group].tolist()]
+        assert sorted(cosines[anchor][batches.negatives[group]]) == pytest.approx(sorted(cosines[anchor][ranked]))
+    rows = [0, 1, 2]
+    labels, loss = step(benchmark, data, embedder, batches, rows, mask_duplicates=False)
+    mined = [(a, d) for g, a, _ in labels.tolist() for d in batches.negatives[g].tolist()]
+    right = sum(bool(data.are_right(np.array(a), np.array(d))) for a, d in mined)
+    assert (loss.counts["mined"], loss.counts["mined_right"]) == (21, right)
+    assert loss.counts["kept"] == 3 * (3 + 21) - 3
+
+
+def test_an_interval_holds_the_mean_as_often_as_it_says(benchmark):
+    drawn = np.random.default_rng(0).normal(0.5, 0.1, (2000, 5))
+    halves = [float(benchmark[0].interval(sample).split(" ± ")[1]) for sample in drawn]
+    held = np.abs(100 * drawn.mean(axis=1) - 50) <= halves
+    assert 0.93 < held.mean() < 0.97
