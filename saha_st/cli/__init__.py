@@ -11,14 +11,27 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 
 from saha_st import __version__
-from saha_st.cli import data, demo, encode, evaluate, mine, preflight, publish, quickstart, submission, train, verify
+from saha_st.cli import (
+    data,
+    demo,
+    encode,
+    evaluate,
+    mine,
+    preflight,
+    prompts,
+    publish,
+    quickstart,
+    submission,
+    train,
+    verify,
+)
 from saha_st.errors import MemoryFullError
 from saha_st.heartbeat import LOST
 from saha_st.hub.errors import CheckFailedError
 from saha_st.launch import joined
 from saha_st.ranks import LostProcessError, OtherProcessFailedError, Ranks
 
-COMMANDS = (quickstart, encode, mine, preflight, train, evaluate, submission, publish, verify, demo, data)
+COMMANDS = (quickstart, encode, mine, preflight, train, prompts, evaluate, submission, publish, verify, demo, data)
 
 # What a user can put right: shown as one line. Anything else is a defect, and keeps its traceback.
 _EXPECTED = (ValueError, KeyError, ImportError, OSError, CheckFailedError, MemoryFullError)
@@ -82,7 +95,9 @@ def _run(args: argparse.Namespace, extra: list[str], launched: Ranks) -> int:
     try:
         with _only_main_prints(launched), joined(getattr(args, "device", None), report) as device:
             args.device = device or getattr(args, "device", None)
-            return args.run(args, extra) if args.takes_extra else args.run(args)
+            status = args.run(args, extra) if args.takes_extra else args.run(args)
+            sys.stdout.flush()
+            return status
     except KeyboardInterrupt:
         if launched.is_main:
             print(f"\nsaha-st {args.command}: interrupted. {args.if_interrupted}".rstrip(), file=sys.stderr)
@@ -93,12 +108,24 @@ def _run(args: argparse.Namespace, extra: list[str], launched: Ranks) -> int:
         print(f"saha-st {args.command}: {error}", file=sys.stderr)
         return LOST
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 0
         is_expected = isinstance(error, _EXPECTED)
         if not getattr(error, "is_reported", False):
             if args.traceback or not is_expected:
                 raise
             _report(error, args)
         return 2 if is_expected else 1
+
+
+def _nobody_reads() -> bool:
+    """Whether the reader of what is printed has gone, as `head` does when it has seen enough; then nothing more is."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
 
 
 def _report(error: Exception, args: argparse.Namespace) -> None:

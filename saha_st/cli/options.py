@@ -134,9 +134,10 @@ def load_any_model(args: argparse.Namespace) -> Any:
         return SentenceTransformer(source, device=args.device, revision=args.revision, **options)
 
 
-def add_pairs_arguments(parser: argparse.ArgumentParser) -> None:
+def add_pairs_arguments(parser: argparse.ArgumentParser, *, optional: bool = False) -> None:
     """Where pairs come from; the fields of `saha_st.training.DataConfig`."""
-    parser.add_argument("path", help="pairs: Hub dataset, folder, or a .parquet, .jsonl, .csv or .tsv file")
+    text = "pairs: Hub dataset, folder, or a .parquet, .jsonl, .csv or .tsv file"
+    parser.add_argument("path", metavar="PAIRS", nargs="?" if optional else None, help=text)
     parser.add_argument(
         "--format", choices=("pairs", "mmeb"), default="pairs", help="mmeb: TIGER-Lab/MMEB-train's layout"
     )

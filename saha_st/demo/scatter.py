@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from saha_st.encoding.modality_gap import modality_gap
+
 Point = tuple[float, float]
 
 WIDTH, HEIGHT, MARGIN = 360, 240, 16
@@ -53,11 +55,6 @@ class Drawing:
     query: Point
     width: int = WIDTH
     height: int = HEIGHT
-
-
-def modality_gap(pictures: np.ndarray, texts: np.ndarray) -> float:
-    """The distance of the centres of two sets of vectors, which are brought to length one (Liang et al., 2022)."""
-    return float(np.linalg.norm(_unit(pictures).mean(axis=0) - _unit(texts).mean(axis=0)))
 
 
 def fit_plane(pictures: np.ndarray, texts: np.ndarray) -> Plane:

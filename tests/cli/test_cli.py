@@ -293,3 +293,13 @@ def test_a_device_that_is_not_here_is_refused_in_a_line(tmp_path, capsys):
         == 2
     )
     assert f"--device {name}: there is no such device here" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-m", "saha_st", "data", "check", "--help"]
+    shown = [sys.executable, "-m", "saha_st", "prompts", "--model", "saha-tiny-base", "--quiet"]
+    for each in (command, shown):
+        process = subprocess.Popen(each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process.stdout.close()
+        assert process.wait(timeout=300) == 0, process.stderr.read()
+        assert "Broken pipe" not in process.stderr.read()

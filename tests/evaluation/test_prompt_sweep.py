@@ -1,0 +1,168 @@
+"""A sweep scores what the model does with each prompt, and tells a difference from noise."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from datasets import Dataset
+from PIL import Image
+
+from saha_st.data import load_pairs
+from saha_st.encoding.engine import Encoder
+from saha_st.encoding.modality_gap import modality_gap
+from saha_st.evaluation.prompt_presets import PRESETS
+from saha_st.evaluation.prompt_sweep import PromptResult, PromptSweep, ranks_of, resampled_means, sweep_prompts
+from saha_st.modules import load_embedder
+from saha_st.prompts import HierarchicalPrompt
+
+
+def unit(vectors):
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def literal_ranks(queries, documents, right):
+    found = []
+    for query, vector in enumerate(queries):
+        own = [document for asked, document in right if asked == query]
+        scores = {document: float(vector @ each) for document, each in enumerate(documents)}
+        best = max(scores[document] for document in own)
+        found.append(1 + sum(score >= best for document, score in scores.items() if document not in own))
+    return found
+
+
+def test_ranks_are_those_of_the_literal_rule(monkeypatch):
+    monkeypatch.setattr("saha_st.evaluation.prompt_sweep._BLOCK", 7)  # several blocks, the last one not full
+    random = np.random.default_rng(0)
+    queries, documents = unit(random.standard_normal((30, 4))), unit(random.standard_normal((20, 4)))
+    pairs = {(query, query % 20) for query in range(30)} | {(3, 8), (3, 9), (29, 0)}
+    right = np.array(sorted(pairs))
+    ranks = ranks_of(queries, documents, right)
+    assert ranks.tolist() == literal_ranks(queries, documents, right.tolist())
+    assert ranks.min() == 1 and ranks.max() > 5
+
+
+def test_a_prompt_that_makes_all_vectors_alike_finds_nothing():
+    same = unit(np.ones((6, 3), dtype=np.float32))
+    right = np.stack([np.arange(6), np.arange(6)], axis=1)
+    assert ranks_of(same, same, right).tolist() == [6] * 6
+
+
+def test_the_same_queries_are_drawn_for_every_row():
+    values = np.random.default_rng(1).random((1, 40))
+    means = resampled_means(np.concatenate([values, values, 1 - values]), samples=130, seed=3)
+    assert means.shape == (130, 3) and means[:, 0].std() > 0.01
+    np.testing.assert_allclose(means[:, 1], means[:, 0])
+    np.testing.assert_allclose(means[:, 2], 1 - means[:, 0])
+    np.testing.assert_allclose(resampled_means(values, samples=130, seed=3), means[:, :1])
+    assert not np.allclose(resampled_means(values, samples=130, seed=4), means[:, :1])
+
+
+def result(name, hits, gap=None):
+    return PromptResult(name, HierarchicalPrompt(system=name), np.where(hits, 1, 3), gap)
+
+
+def test_the_interval_of_a_share_is_that_of_the_binomial():
+    hits = np.arange(400) < 120
+    ((low, high),) = PromptSweep.of([result("a", hits)], 500).intervals
+    half = 1.96 * np.sqrt(0.3 * 0.7 / 400)
+    assert abs(low - (0.3 - half)) < 0.01 and abs(high - (0.3 + half)) < 0.01
+
+
+def test_the_best_stands_first_and_noise_is_told_from_a_difference():
+    hits = np.arange(400) % 4 == 0
+    one_less, far_less = hits.copy(), hits & (np.arange(400) < 200)
+    one_less[0] = False
+    sweep = PromptSweep.of([result("far", far_less), result("best", hits, 0.5), result("near", one_less)], 400)
+    assert [each.name for each in sweep.results] == ["best", "near", "far"]
+    assert sweep.within_noise == [True, True, False]
+    table = sweep.to_markdown().splitlines()
+    assert table[2].startswith("| `best` | 25.0 (") and table[2].endswith("| 0.50 |")
+    assert "≈" in table[3] and "≈" not in table[4] and table[4].endswith("| – |")
+    assert any("do not tell `near` from `best`" in note for note in sweep.notes)
+
+
+def test_many_hard_queries_do_not_hide_a_difference_between_two_prompts():
+    """One prompt is right where the other is, and on 3 % more: far less than the interval of either."""
+    base = np.arange(1000) < 400
+    sweep = PromptSweep.of([result("base", base), result("more", np.arange(1000) < 430)], 1000)
+    (low, high), (other_low, other_high) = sweep.intervals
+    assert low < other_high and other_low < high  # the intervals overlap
+    assert sweep.within_noise == [True, False]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load_embedder("saha-tiny-base", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pairs")
+    rows = []
+    for colour in ("red", "green", "blue", "yellow", "black", "white"):
+        Image.new("RGB", (48, 48), colour).save(folder / f"{colour}.png")
+        rows.append({"anchor": f"a {colour} picture", "positive": {"image": f"{colour}.png"}})
+    rows.append({"anchor": "a red picture", "positive": {"image": "blue.png"}})  # one query, two right documents
+    (folder / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return load_pairs(folder / "pairs.jsonl")
+
+
+@pytest.fixture(scope="module")
+def swept(model, pairs, tmp_path_factory):
+    cache, prompts = tmp_path_factory.mktemp("vectors"), {name: PRESETS[name] for name in ("both", "user")}
+    return sweep_prompts(pairs, model, prompts, cache_folder=cache, show_progress_bar=False), prompts, cache
+
+
+def test_each_prompt_is_scored_as_an_embedder_that_has_it(swept, pairs):
+    sweep, prompts, _ = swept
+    anchors = list(dict.fromkeys(pairs["anchor"]))
+    pictures = pairs.select(range(6))["positive"]
+    right = np.array([[0, 0], [0, 2], *([i, i] for i in range(1, 6))])
+    for each in sweep.results:
+        alone = load_embedder("saha-tiny-base", device="cpu", prompt=prompts[each.name])
+        queries, documents = alone.encode_query(anchors), alone.encode_document(list(pictures))
+        assert each.ranks.tolist() == literal_ranks(queries, documents, right.tolist())
+        assert each.gap == pytest.approx(modality_gap(documents, queries), abs=1e-4) and each.gap > 0.05
+    gaps = [each.gap for each in sweep.results]
+    assert abs(gaps[0] - gaps[1]) > 1e-3  # two prompts, not one twice
+    assert sweep.queries == 6 and sweep.documents == 6
+
+
+def test_the_model_keeps_its_own_prompt(swept, model):
+    assert model[0].prompt == HierarchicalPrompt() and model.prompts["query"] == HierarchicalPrompt().system
+
+
+def test_what_was_encoded_is_not_encoded_again(swept, model, pairs, monkeypatch):
+    sweep, prompts, cache = swept
+    rows_of = []
+    encode_windows = Encoder.encode_windows
+
+    def counted(self, reader, windows, *args):
+        rows_of.extend(len(window) for window in windows)
+        return encode_windows(self, reader, windows, *args)
+
+    monkeypatch.setattr(Encoder, "encode_windows", counted)
+    options = {"cache_folder": cache, "show_progress_bar": False}
+    again = sweep_prompts(pairs, model, prompts, **options)
+    assert sum(rows_of) == 0 and again.to_dict() == sweep.to_dict()
+    more = sweep_prompts(pairs, model, prompts | {"none": PRESETS["none"]}, **options)
+    assert sum(rows_of) == 12 and len(more.results) == 3
+
+
+def test_pairs_of_text_have_no_gap(model):
+    texts = Dataset.from_dict({"anchor": ["a dog", "a cat"], "positive": ["bark", "meow"]})
+    sweep = sweep_prompts(texts, model, {"both": PRESETS["both"]}, show_progress_bar=False)
+    assert sweep.best.gap is None and "gap" not in sweep.to_markdown()
+
+
+def test_no_prompts_and_one_that_the_template_drops_are_refused_before_anything_is_encoded(model, pairs, monkeypatch):
+    with pytest.raises(ValueError, match="prompts is empty"):
+        sweep_prompts(pairs, model, {})
+    deaf = load_embedder("saha-tiny-base", device="cpu")
+    for owner in (deaf[0].processor, deaf[0].tokenizer):
+        owner.chat_template = "{% for m in messages if m.role == 'user' %}{{ m.content[0].text }}{% endfor %}"
+    monkeypatch.setattr(Encoder, "encode_windows", None)
+    with pytest.raises(ValueError, match="Prompt 'system': The chat template .* drops the system"):
+        sweep_prompts(pairs, deaf, {"none": PRESETS["none"], "system": PRESETS["system"]}, show_progress_bar=False)
