@@ -224,7 +224,7 @@ def _without_empty_places(features: Features) -> Features:
         return features
     used = int(mask.flatten(2).any(dim=2).sum(dim=1).max())  # of (rows, places, height, width)
     kept = {key: value for key, value in features.items() if used or key not in _PIXELS_AND_MASK}
-    return kept | {key: kept[key][:, :used] for key in _PIXELS_AND_MASK if key in kept}
+    return kept | {key: kept[key][:, :used].contiguous() for key in _PIXELS_AND_MASK if key in kept}
 
 
 def _pieces(entries: Sequence[int], rows: Sequence[int]) -> list[slice]:

@@ -304,7 +304,8 @@ class SaHaLoss(CachedMultipleNegativesRankingLoss):
         """Embed rows that are cut out; Sentence Transformers would cut again, as many frames of videos as rows."""
         with nullcontext() if random_state is None else random_state, nullcontext() if with_grad else torch.no_grad():
             state = RandContext(*features.values()) if copy_random_state else None
-            return self.model(features)["sentence_embedding"], state  # (rows, dim)
+            # A dict of its own: modules write what they compute into it, and the batch would keep that.
+            return self.model(dict(features))["sentence_embedding"], state  # (rows, dim)
 
     def _dealt_out(self, features: Features) -> Features:
         """A column as mini-batches of so many tokens, in the form in which Sentence Transformers counts them.

@@ -9,6 +9,7 @@ verified.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -174,13 +175,13 @@ def known_or_by_structure(backbone: nn.Module) -> Family:
     return family_of(backbone.config.model_type) or family_by_structure(backbone)
 
 
-def check_family(backbone: nn.Module, name: str, *, sees: bool) -> None:
+def check_family(backbone: nn.Module, name: str, *, modalities: Sequence[str]) -> None:
     """Refuse a backbone that is known not to work, and warn of one that nobody tested.
 
     Args:
         backbone: What the input module holds.
         name: What to call the model in an error.
-        sees: Whether it takes pictures.
+        modalities: What it takes, such as ``"image"``.
 
     Raises:
         ValueError: A backbone that cannot be used.
@@ -192,10 +193,10 @@ def check_family(backbone: nn.Module, name: str, *, sees: bool) -> None:
             f"The model {name!r} is a {family.name}, which cannot be an embedder here: {family.unsupported}. The "
             "backbones that work are listed in the README of saha-st."
         )
-    warn_if_untested(backbone, sees=sees)
+    warn_if_untested(backbone, modalities=modalities)
 
 
-def warn_if_untested(backbone: nn.Module, *, sees: bool) -> None:
+def warn_if_untested(backbone: nn.Module, *, modalities: Sequence[str]) -> None:
     """Name, once, what nobody verified of a backbone without an entry; arguments as `check_family`."""
     model_type = backbone.config.model_type
     if family_of(model_type) is not None or model_type in _warned:
@@ -203,9 +204,11 @@ def warn_if_untested(backbone: nn.Module, *, sees: bool) -> None:
     _warned.add(model_type)
     guess = family_by_structure(backbone)
     unverified = [f"LoRA on {guess.language_model or 'all linear layers'}"]
-    if sees:
+    if "image" in modalities:
         frozen = " and ".join(guess.vision) or "nothing"
         unverified += [f"{frozen} frozen as what sees", "image_tokens", "mini-batches with pictures"]
+    if "video" in modalities:
+        unverified += ["videos", "mini-batches with them"]
     logger.warning(
         "The backbone %r is none of those that are tested. Not verified for it: %s. Compare a row's vector alone and "
         "in a batch before you rely on it. (Said once.)",

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
 MAX_SIDE_RATIO = 200
 """Longest by shortest side from which image processors of the Qwen-VL family refuse a picture."""
@@ -20,6 +20,16 @@ MAX_SIDE_RATIO = 200
 
 _UPRIGHT, _LYING = 1, (5, 6, 7, 8)
 """Orientations of EXIF: as the pixels are, and those with width and height exchanged."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def open_image(image: Any) -> Any:
@@ -104,7 +114,8 @@ def _read(source: str | os.PathLike[str] | io.BytesIO, *, decode: bool = True) -
         if not decode:
             return image
         image.load()
-        return image if _orientation(image) == _UPRIGHT else ImageOps.exif_transpose(image)
+        turn = _TURNS.get(_orientation(image))
+        return image if turn is None else image.transpose(turn)  # ImageOps would write its EXIF anew, which may fail
     except FileNotFoundError as error:
         raise ValueError(f"the image file {name} does not exist.") from error
     except OSError as error:

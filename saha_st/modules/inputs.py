@@ -119,7 +119,7 @@ def _canonical_message(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _canonical_part(part: Mapping[str, Any]) -> dict[str, Any]:
     """A part of a message; transformers takes the place of a video under three names."""
-    if part.get("image"):
+    if part.get("image") is not None:
         return {**part, "image": open_image(part["image"])}
     names = [name for name in ("video", "url", "path") if part.get(name) is not None]
     if names and (names[0] == "video" or part.get("type") == "video"):

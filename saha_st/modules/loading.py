@@ -110,7 +110,7 @@ def load_embedder(
     if prompt is not None:
         set_prompt(model, prompt, model_name_or_path)
     else:
-        warn_if_untested(transformer.model, sees="image" in transformer.modalities)
+        warn_if_untested(transformer.model, modalities=transformer.modalities)
     share_settings(transformer.processor, transformer.model.config)
     _set_images(transformer, image_tokens)
     _set_videos(transformer, num_frames, video_tokens, is_embedder=is_embedder)
@@ -130,7 +130,7 @@ def set_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str
     Raises:
         ValueError: A backbone that is known not to work, no chat template, or one that drops the prompt.
     """
-    check_family(model[0].model, name, sees="image" in model[0].modalities)
+    check_family(model[0].model, name, modalities=model[0].modalities)
     if model[0].chat_template is None:
         raise ValueError(
             f"The model {name!r} has no chat template, so it cannot be prompted. Use its instruction-tuned "

@@ -306,6 +306,24 @@ def test_an_adapter_on_the_language_model_trains_through_the_cached_loss_and_mer
     np.testing.assert_allclose(plain.encode_query(rows_of(backbone)), expected, atol=1e-4)
 
 
+@backbones_that_see
+def test_mini_batches_of_any_size_give_the_loss_of_the_whole_batch(backbone, name):
+    pictures = [{"image": inputs.picture(number, 48, 64)} for number in range(3)]
+    two = {"image": [inputs.picture(4, 64, 48), inputs.picture(5, 48, 48)]}
+    features = [backbone.preprocess(["a", "b", "c", "d"]), backbone.preprocess([two, *pictures])]
+
+    def loss_of(**options: int) -> float:
+        columns = [dict(column) for column in features]
+        keys = [set(column) for column in columns]
+        value = SaHaLoss(backbone.train(), mask_duplicates=False, **options)(columns, None).item()
+        assert [set(column) for column in columns] == keys, "what is computed must not stay in the batch"
+        return value
+
+    longest = max(int(column["attention_mask"].sum(dim=1).max()) for column in features)
+    for options in ({"mini_batch_size": 2}, {"mini_batch_size": 3}, {"mini_batch_num_tokens": 2 * longest}):
+        assert loss_of(**options) == pytest.approx(loss_of(mini_batch_size=4), rel=1e-4)
+
+
 @all_backbones
 def test_a_saved_adapter_loads_with_the_same_vectors_in_a_resolution_of_its_own(backbone, name, tmp_path):
     rows = rows_of(backbone)

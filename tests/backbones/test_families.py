@@ -78,6 +78,7 @@ def test_a_backbone_without_an_entry_is_taken_by_its_structure_and_warned_of_onc
     (message,) = [record.getMessage() for record in caplog.records if record.name == "saha_st.modules.families"]
     assert f"'{name}' is none of those that are tested" in message
     assert ("image_tokens" in message) == ("mini-batches with pictures" in message) == bool(listed.vision)
+    assert ("videos" in message) == listed.videos
     found = family_by_structure(models[0][0].model)
     assert (found.language_model, set(found.vision)) == (listed.language_model, set(listed.vision))
     rows = inputs.mixed() if listed.vision else inputs.texts()
@@ -91,7 +92,7 @@ def test_adapters_keep_off_the_vision_tower_of_a_backbone_without_an_entry():
     text |= {"num_key_value_heads": 1, "head_dim": 16, "vocab_size": 64, "model_type": "mistral"}
     backbone = AutoModel.from_config(Mistral3Config(text_config=MistralConfig(**text), vision_config=vision))
     assert family_of(backbone.config.model_type) is None
-    check_family(backbone, "a name", sees=True)
+    check_family(backbone, "a name", modalities=("text", "image"))
     pattern = language_model_layers(backbone, ("q_proj", "k_proj"))
     adapted = [name for name, _ in backbone.named_modules() if re.fullmatch(pattern, name)]
     assert adapted == ["language_model.layers.0.self_attn.q_proj", "language_model.layers.0.self_attn.k_proj"]

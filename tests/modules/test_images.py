@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +83,17 @@ def test_broken_exif_leaves_a_picture_as_its_pixels_are(tmp_path):
     path = tmp_path / "broken.jpg"
     pixels().save(path, exif=b"Exif\0\0II*\0" + b"\xff" * 40)
     assert open_image(str(path)).size == (40, 24) and image_size(str(path)) == (24, 40)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data:UserWarning")
+def test_a_photo_whose_exif_cannot_be_written_again_is_turned_all_the_same(tmp_path):
+    # Little-endian TIFF with two signed numbers (type 9): orientation 6, and a width that no writer would accept.
+    entries = [(0x0100, 9, -5), (ExifTags.Base.Orientation, 3, 6)]
+    table = b"".join(struct.pack("<HHIi", tag, kind, 1, value) for tag, kind, value in entries)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + table + struct.pack("<I", 0)
+    path = tmp_path / "photo.jpg"
+    pixels().save(path, exif=exif)
+    assert open_image(str(path)).size == (24, 40) and image_size(str(path)) == (40, 24)
 
 
 def test_frames_of_a_video_that_lie_are_turned(tmp_path):
