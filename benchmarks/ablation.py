@@ -220,14 +220,14 @@ def main() -> None:
     )
     names = [arm.name for arm in ARMS]
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what to train on")
-    parser.add_argument(
-        "--arms", nargs="+", choices=names, default=names, metavar="ARM", help=f"of {', '.join(names)}"
-    )
+    ways = "; ".join(f'"{name}"' for name in names)
+    parser.add_argument("--arms", nargs="+", choices=names, metavar="ARM", help=f"some of {ways}; all if not given")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each")
     parser.add_argument("--output_dir", type=Path, default=Path("ablation"), help="data, vectors, and finished runs")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, each with its share of the cores")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.arms = options.arms or names
     disable_progress_bars()
     if options.cell:
         setting, name, seed = json.loads(options.cell)

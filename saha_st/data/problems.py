@@ -128,13 +128,13 @@ class ProblemList:
         )
 
 
-def shorten(value: str, width: int = 60) -> str:
-    """Return a value on one line, its middle left out if it is long: the end of a path tells more than its middle."""
+def shorten(value: str, width: int = 100) -> str:
+    """Return a value on one line, its middle left out if it is long: of a path, the end tells most."""
     line = " ".join(value.split())
     if len(line) <= width:
         return line
-    half = (width - 1) // 2
-    return f"{line[:half]}…{line[-half:]}"
+    begin = width // 4
+    return f"{line[:begin]}…{line[begin + 1 - width :]}"
 
 
 def format_problems(problems: Sequence[Problem], *, limit: int = 10) -> str:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,7 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from saha_st.data.cells import cell_kind, with_closed_videos
+from saha_st.data.cells import cell_kind, cell_parts, stored_cells, with_closed_videos
 from saha_st.data.keys import cell_keys, column_keys
 from saha_st.encoding.engine import Encoder, RowReader
 from saha_st.encoding.fingerprints import Task, vector_fingerprint
@@ -268,10 +268,18 @@ def _reader(dataset: Dataset, column: str) -> RowReader:
     kind = cell_kind(dataset.features[column])
     return RowReader(
         lambda rows: cells[rows.tolist()][column],
-        lambda row: f"Row {row}, column {column!r}",
+        lambda row: _place(cells, column, row),
         has_media=kind != "text",
         has_videos=kind == "video",
     )
+
+
+def _place(dataset: Dataset, column: str, row: int) -> str:
+    """What to call a row in an error: with the files of its pictures, which say more than a number in a folder."""
+    (cell,) = stored_cells(dataset.select([row]), column)
+    pictures = [each.get("path") if isinstance(each, Mapping) else each for each in cell_parts(cell)[0]]
+    files = ", ".join(repr(path) for path in pictures if isinstance(path, str))
+    return f"Row {row}, column {column!r}" + (f" ({files})" if files else "")
 
 
 def _finite(windows: Sequence[np.ndarray], encoded: Iterator[np.ndarray], reader: RowReader) -> Iterator[np.ndarray]:

@@ -44,10 +44,13 @@ def check_builder(builder: str, partitioner: str, range_min: int, range_max: int
             f"range_max must be above range_min, or the window is empty; got range_min={range_min} and "
             f"range_max={range_max}. Leave range_max out for a window as wide as the pool."
         )
-    if builder == "owners" and (range_min != 0 or range_max is not None or partitioner != "greedy"):
+    given = {"range_min": (range_min, 0), "range_max": (range_max, None), "partitioner": (partitioner, "greedy")}
+    given = {name: value for name, (value, default) in given.items() if value != default}
+    if builder == "owners" and given:
+        named = " and ".join(f"{name}={value!r}" for name, value in given.items())
         raise ValueError(
-            f"range_min={range_min}, range_max={range_max} and partitioner={partitioner!r} are options of "
-            "builder='communities', but builder is 'owners'. Set the builder, or leave them out."
+            f"{named}: of builder='communities' alone, but builder is 'owners'. Set builder='communities' (--builder "
+            "communities), or leave it out."
         )
 
 
