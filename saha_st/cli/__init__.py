@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import select
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,7 @@ def _run(args: argparse.Namespace, extra: list[str], launched: Ranks) -> int:
         print(f"saha-st {args.command}: {error}", file=sys.stderr)
         return LOST
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _nobody_reads():
+        if _nobody_reads(error):
             return 0
         is_expected = isinstance(error, _EXPECTED)
         if not getattr(error, "is_reported", False):
@@ -118,18 +119,22 @@ def _run(args: argparse.Namespace, extra: list[str], launched: Ranks) -> int:
         return 2 if is_expected else 1
 
 
-def _nobody_reads() -> bool:
+def _nobody_reads(error: Exception) -> bool:
     """Whether the reader of what is printed has gone, as `head` does when it has seen enough; then nothing more is."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+    if not isinstance(error, BrokenPipeError) or hasattr(error, "is_of_output"):
+        return getattr(error, "is_of_output", False)
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    error.is_of_output = any(event & select.POLLERR for _, event in poll.poll(0))
+    if error.is_of_output:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+    return error.is_of_output
 
 
 def _report(error: Exception, args: argparse.Namespace) -> None:
     """Say what went wrong: what is expected in one line."""
+    if _nobody_reads(error):
+        return
     if args.traceback or not isinstance(error, _EXPECTED):
         traceback.print_exception(error)
         return
