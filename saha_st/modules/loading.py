@@ -21,7 +21,7 @@ from saha_st.modules.image_tokens import set_image_tokens, settings_that_bound
 from saha_st.modules.overrides import FRAME_SIZES, FRAMES, drop_overrides
 from saha_st.modules.sources import not_loadable, resolve_model, shown_name
 from saha_st.modules.transformer import HierarchicalPromptTransformer
-from saha_st.modules.video_frames import set_frames
+from saha_st.modules.video_frames import frame_options, set_frames
 from saha_st.modules.video_tokens import set_video_tokens
 from saha_st.modules.weight_names import load_renamed
 from saha_st.prompts import HierarchicalPrompt
@@ -208,7 +208,7 @@ def _set_videos(
     if num_frames is not None:
         _make_way(transformer, "video", FRAMES)
     if video_tokens is not None:
-        set_video_tokens(transformer.processor, video_tokens, options=transformer.processing_kwargs.get("video"))
+        set_video_tokens(transformer.processor, video_tokens, options=frame_options(transformer.processing_kwargs))
         _make_way(transformer, "video", FRAME_SIZES)
 
 

@@ -19,6 +19,8 @@ FRAMES = ("num_frames", "fps", "min_frames", "max_frames", "do_sample_frames")
 FRAME_SIZES = ("size", "min_pixels", "max_pixels", "max_video_tokens", "cap_pixels_per_frame", "do_resize")
 """Settings that decide how many tokens these take."""
 
+_ONLY_OF_VIDEOS = frozenset({*FRAMES, "max_video_tokens", "cap_pixels_per_frame"})
+
 _FOR_ALL = ("common", "chat_template")
 """Parts of ``processing_kwargs`` that reach pictures as well as videos; the second overrules every other."""
 
@@ -41,10 +43,12 @@ def drop_overrides(
     dropped = {name: kept[medium].pop(name) for name in settings if name in kept.get(medium, ())}
     for part in _FOR_ALL:
         shared = {name: kept[part].pop(name) for name in settings if name in kept.get(part, ())}
+        dropped |= shared
+        if other == "image":  # whose processor refuses what it does not know
+            shared = {name: value for name, value in shared.items() if name not in _ONLY_OF_VIDEOS}
         if shared:
             others = kept.get(other, {})
             kept[other] = {**shared, **others} if part == "common" else {**others, **shared}
-            dropped |= shared
     if dropped:
         logger.info("The model's own processing_kwargs for a %s give way: %s.", medium, dropped)
     return {part: options for part, options in kept.items() if options or not processing_kwargs.get(part)}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from saha_st.modules.video_frames import Clip, frames_together, shown_frames
+from saha_st.modules.video_frames import Clip, frame_options, frames_together, shown_frames
 
 _UNKNOWN_PICTURE = 256  # tokens of a picture whose size or processor does not tell
 _UNKNOWN_VIDEO = 2048
@@ -94,7 +94,7 @@ def shown_size(module: Any, video: Any) -> tuple[int, int, int]:
     """Frames that a model is shown of a video that is open, and their height and width."""
     if isinstance(video, Clip):
         return video.frames.shape[:3]
-    options = module.processing_kwargs.get("video")
+    options = frame_options(module.processing_kwargs)
     return len(shown_frames(video, module.processor, options)), video.height, video.width
 
 

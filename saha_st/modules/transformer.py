@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from sentence_transformers.base.modality import infer_modality, is_message_dict
 from sentence_transformers.base.modules import Transformer
 from torch import Tensor
 
@@ -24,8 +25,16 @@ from saha_st.modules.backbone_settings import write_beside_adapter
 from saha_st.modules.families import family_of
 from saha_st.modules.inputs import canonical_inputs, has_media, has_video
 from saha_st.modules.shared_prefix import SharedPrefix
-from saha_st.modules.video_frames import TakenFrames, not_sampling, read_clips, take_frames, without_sampling
+from saha_st.modules.video_frames import (
+    TakenFrames,
+    frame_options,
+    not_sampling,
+    read_clips,
+    take_frames,
+    without_sampling,
+)
 from saha_st.modules.video_places import in_places, keeps_videos_in_places, without_videos
+from saha_st.modules.video_templates import place_for_videos, with_place_for_videos
 from saha_st.prompts import HierarchicalPrompt
 
 REQUIREMENTS = {
@@ -55,6 +64,7 @@ class HierarchicalPromptTransformer(Transformer):
         # Packing rows without padding is not supported by multimodal position ids (Qwen2-VL), and gains nothing
         # where images are in the batch.
         module.unpad_inputs = False
+        module._forget_template_copy()
         return module
 
     @property
@@ -64,15 +74,14 @@ class HierarchicalPromptTransformer(Transformer):
 
     @prompt.setter
     def prompt(self, prompt: HierarchicalPrompt) -> None:
-        template = prompt.compile(self.chat_template)
+        template = prompt.compile(self._template_with_videos)
         self.processor.chat_template = template
         # A tokenizer may carry a copy that other engines read.
         self.tokenizer.chat_template = template
         kwargs = self.processing_kwargs
         opened = {**kwargs.get("chat_template", {}), "add_generation_prompt": True}
-        family = family_of(self.config.model_type)
-        if family is not None and family.replaces_template:
-            opened["chat_template"] = template
+        if self._replaces_template:
+            opened.pop("chat_template", None)  # another one, which would leave the prompt out
         self.processing_kwargs = {**kwargs, "chat_template": opened}
         self._chat_template_suffix_cache.clear()
 
@@ -127,6 +136,15 @@ class HierarchicalPromptTransformer(Transformer):
                 self._check_room(row, index, limit, length)
         return render(rows) if any(media) else features
 
+    def get_config_dict(self) -> dict[str, Any]:
+        """As the stock module's; for SmolVLM with the chat template, which else gives way to another for videos."""
+        config = super().get_config_dict()
+        if self._replaces_template and (template := self._template_with_videos) is not None:
+            kwargs = config.get("processing_kwargs", {})
+            options = {"chat_template": template, **kwargs.get("chat_template", {})}
+            config["processing_kwargs"] = {**kwargs, "chat_template": options}
+        return config
+
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Run the backbone; see `Transformer.forward`. In inference, what all rows begin with runs once."""
         if not self._may_share_prefix(features, kwargs):
@@ -161,6 +179,28 @@ class HierarchicalPromptTransformer(Transformer):
             config["requirements"] = REQUIREMENTS
             config_path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf8")
 
+    @property
+    def _replaces_template(self) -> bool:
+        """Whether transformers renders this model's videos by another chat template, unless a call brings one."""
+        family = family_of(self.config.model_type)
+        return family is not None and family.replaces_template
+
+    @property
+    def _template_with_videos(self) -> str | None:
+        """The chat template that rows with videos are rendered by, as it is at this moment."""
+        template = self.chat_template
+        if template is None or not self._replaces_template:
+            return template
+        return with_place_for_videos(template, self.processor)
+
+    def _forget_template_copy(self) -> None:
+        """Drop the copy that `get_config_dict` wrote: it would not follow the template when that changes."""
+        options = self.processing_kwargs.get("chat_template", {})
+        copied = options.get("chat_template")
+        if copied and self._replaces_template and copied in (self.chat_template, self._template_with_videos):
+            kept = {name: value for name, value in options.items() if name != "chat_template"}
+            self.processing_kwargs = {**self.processing_kwargs, "chat_template": kept}
+
     def _may_share_prefix(self, features: Mapping[str, Any], kwargs: Mapping[str, Any]) -> bool:
         if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling() or self.backend != "torch":
             return False
@@ -181,7 +221,7 @@ class HierarchicalPromptTransformer(Transformer):
         """Decode the frames of videos that the processor chooses."""
         if any(map(has_video, rows)):
             self._check_place_for_videos(self._template_of_call(processing_kwargs))
-        options = self._merge_processing_kwargs(processing_kwargs).get("video")
+        options = frame_options(self._merge_processing_kwargs(processing_kwargs))
         clips = []
         for index, row in enumerate(rows):
             try:
@@ -193,22 +233,17 @@ class HierarchicalPromptTransformer(Transformer):
     def _template_of_call(self, processing_kwargs: dict[str, Any] | None) -> str | None:
         """The chat template that a call is rendered by: its own, or the model's."""
         options = self._merge_processing_kwargs(processing_kwargs).get("chat_template", {})
-        return options.get("chat_template") or self.chat_template
+        return options.get("chat_template") or self._template_with_videos
 
     def _check_place_for_videos(self, template: str | None) -> None:
         """Refuse a chat template that leaves videos out, before they are decoded."""
         if template is None:
             return
-        with_video, without = (
-            self.processor.apply_chat_template(
-                self.input_formatter.to_message(parts), chat_template=template, tokenize=False
-            )
-            for parts in ({"video": "a video", "text": "a text"}, {"text": "a text"})
-        )
-        if with_video == without:
+        has_place, rendered = place_for_videos(template, self.processor)
+        if not has_place:
             token = getattr(self.processor, "video_token", None)
             raise ValueError(
-                f"The chat template renders no place for a video: {with_video!r}. Add {token or 'it'!r} to "
+                f"The chat template renders no place for a video: {rendered!r}. Add {token or 'it'!r} to "
                 "processor.chat_template for parts of the type 'video', or show the model frames as pictures."
             )
 
@@ -217,7 +252,7 @@ class HierarchicalPromptTransformer(Transformer):
     ) -> dict[str, Any]:
         """The stock module's features of canonical inputs whose videos are decoded."""
         if not any(map(has_video, rows)):
-            return super().preprocess(self._alike(rows), prompt, processing_kwargs, **kwargs)
+            return self._render_others(rows, prompt, processing_kwargs, kwargs)
         try:
             taken = take_frames(rows, self.processor)
             features = self._render_frames(taken, prompt, processing_kwargs, kwargs)
@@ -225,31 +260,53 @@ class HierarchicalPromptTransformer(Transformer):
             raise ValueError(f"{type(self.processor).__name__} cannot read a batch with videos: {error}") from error
         features["num_videos_per_sample"] = torch.tensor(taken.videos)  # whose rows each video belongs to
         if keeps_videos_in_places(self.processor):
-            rows = self._alike([without_videos(row) for row in rows])
-            pictures = super().preprocess(rows, prompt, not_sampling(processing_kwargs), **kwargs)
-            return in_places(features, pictures, taken.videos)
+            others = [without_videos(row) for row in rows]
+            pictures = self._render_others(others, prompt, processing_kwargs, kwargs)
+            return in_places(features, pictures, rows, self.processor)
         return features
+
+    def _render_others(
+        self, rows: list[Any], prompt: str | None, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The stock module's features of inputs without videos, of whose frames SmolVLM's processor must not hear."""
+        module, options = self, processing_kwargs
+        if frame_options(self._merge_processing_kwargs(processing_kwargs)):
+            module, options = self._not_sampling(), not_sampling(processing_kwargs)
+        return super(HierarchicalPromptTransformer, module).preprocess(self._alike(rows), prompt, options, **kwargs)
 
     def _render_frames(
         self, taken: TakenFrames, prompt: str | None, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]
     ) -> dict[str, Any]:
         """The stock module's features, by a processor that does not choose frames, through our chat template."""
-        module = copy.copy(self)  # others may be reading videos at the same time
+        module, options = self._not_sampling(), not_sampling(processing_kwargs)
         module.processor = without_sampling(self.processor)
-        module.processing_kwargs = not_sampling(self.processing_kwargs)
-        options = not_sampling(processing_kwargs)
         options["video"] |= taken.options
         if (template := self._template_of_call(processing_kwargs)) is not None:  # or SmolVLM takes one of its own
-            options["chat_template"] = {**options.get("chat_template", {}), "chat_template": template}
+            options["chat_template"]["chat_template"] = template
         rows = self._alike(taken.rows)
         return super(HierarchicalPromptTransformer, module).preprocess(rows, prompt, options, **kwargs)
 
+    def _not_sampling(self) -> HierarchicalPromptTransformer:
+        """This module without options of frames; a copy, for others may be reading videos at the same time."""
+        module = copy.copy(self)
+        module.processing_kwargs = not_sampling(self.processing_kwargs)
+        return module
+
     def _alike(self, rows: list[Any]) -> list[Any]:
-        """All inputs as chat messages where some are: Sentence Transformers loses what those hold beside others."""
-        are_messages = [isinstance(row, list) for row in rows]
-        if all(are_messages) or not any(are_messages):
+        """All inputs as chat messages where some are: Sentence Transformers loses what those and pairs hold."""
+        kinds = {_kind(row) for row in rows}
+        if len(kinds) == 1 or "message" not in self.modality_config:
             return rows
-        return [row if isinstance(row, list) else self.input_formatter.to_message(row) for row in rows]
+        return [row if _kind(row) == "messages" else self._to_messages(row) for row in rows]
+
+    def _to_messages(self, row: Any) -> list[dict[str, Any]]:
+        """A canonical input as chat messages, as Sentence Transformers makes them where pairs are in a batch."""
+        if isinstance(row, Mapping):
+            return self.input_formatter.to_message(row)
+        if _kind(row) == "pair":
+            return self.input_formatter.pair_to_messages(row)
+        modality = infer_modality(row, supported_modalities=self.modalities)
+        return self.input_formatter.to_message({modality: row})
 
     def _token_limit(self, processing_kwargs: dict[str, Any] | None, kwargs: dict[str, Any]) -> int | None:
         """Longest row in tokens, from the most specific setting to the least, as the stock module looks it up."""
@@ -303,6 +360,15 @@ def _forget_loading(tokenizer_config: Path) -> None:
 
 def _new() -> HierarchicalPromptTransformer:
     return HierarchicalPromptTransformer.__new__(HierarchicalPromptTransformer)
+
+
+def _kind(row: Any) -> str:
+    """What a canonical input is to Sentence Transformers, which takes one kind in a batch."""
+    if not isinstance(row, list | tuple):
+        return "single"
+    if isinstance(row, list) and row and is_message_dict(row[0]):
+        return "messages"
+    return "pair" if len(row) == 2 else "single"
 
 
 def _untruncated(processing_kwargs: dict[str, Any] | None) -> dict[str, Any]:

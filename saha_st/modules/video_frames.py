@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from saha_st.modules.overrides import FRAMES
 from saha_st.modules.videos import Video
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,6 @@ _SPELLINGS = (
     lambda count: {"min_frames": count, "max_frames": count, "num_frames": None},  # where fps decides: Qwen3-VL
     lambda count: {"num_frames": count, "fps": 1000},  # at most so many, and so many a second: SmolVLM
 )
-_SAMPLING = ("do_sample_frames", "num_frames", "fps")
 _FPS = 24.0  # of a video of which nobody tells it, as processors suppose
 _MANY = 64  # frames that are worth a warning
 _LONG = 1000  # frames of a synthetic video, at 24 a second
@@ -152,7 +152,7 @@ def shown_frames(video: Video, processor: Any, options: Mapping[str, Any] | None
     Args:
         video: The video, not decoded.
         processor: The multimodal processor, whose own rule decides.
-        options: What replaces the settings of its video processor, as in ``processing_kwargs["video"]``.
+        options: What replaces the settings of its video processor, as from `frame_options`.
 
     Raises:
         ValueError: The processor cannot choose, in its own words.
@@ -268,10 +268,24 @@ def without_sampling(processor: Any) -> Any:
     return processor
 
 
+def frame_options(processing_kwargs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What replaces the settings of the video processor at every call, by processing arguments of all parts.
+
+    What stands beside the chat template reaches the processor as well, and wins; a number of frames or a speed there
+    makes transformers choose frames even where the processor takes all.
+    """
+    options = dict(processing_kwargs.get("video", {}))
+    told = {name: value for name, value in processing_kwargs.get("chat_template", {}).items() if name in FRAMES}
+    if told.get("num_frames") is not None or told.get("fps") is not None:
+        told.setdefault("do_sample_frames", True)
+    return options | told
+
+
 def not_sampling(processing_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Processing arguments without those that choose frames."""
     kept = dict(processing_kwargs or {})
-    kept["video"] = {name: value for name, value in kept.get("video", {}).items() if name not in _SAMPLING}
+    for part in ("video", "chat_template"):
+        kept[part] = {name: value for name, value in kept.get(part, {}).items() if name not in FRAMES}
     return kept
 
 

@@ -25,7 +25,7 @@ def set_video_tokens(processor: Any, bounds: tuple[int, int], *, options: Mappin
     Args:
         processor: A multimodal processor of the Qwen-VL kind whose number of frames is set.
         bounds: Smallest and largest number of tokens of a video of that many frames; a shorter one takes its share.
-        options: What replaces the processor's settings at every call, as in ``processing_kwargs["video"]``.
+        options: What replaces the processor's settings at every call, as from `frame_options`.
 
     Raises:
         ValueError: Bounds that are not 1 <= min <= max or too small for the frames, a processor of another kind or

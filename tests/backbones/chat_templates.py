@@ -31,7 +31,7 @@ def _part(image: str, video: str = "") -> str:
 
 SMOLVLM = _turns(
     "{{- message['role'] | capitalize + (':' if message['content'][0]['type'] == 'image' else ': ') -}}",
-    _part("<image>", "<video>"),
+    _part("<image>"),  # and none for videos: transformers renders those by a template of its own
     "{{- '<end_of_utterance>\\n' -}}",
     "Assistant:",
     first="{{- '<|im_start|>' -}}",

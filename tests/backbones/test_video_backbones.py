@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import numpy as np
 import pytest
 import torch
+from chat_templates import SMOLVLM
+from PIL import Image
 from sentence_transformers import SentenceTransformer
 from video_clips import FPS, clip, pictures, write_folder, write_video
 
 from saha_st.losses import SaHaLoss
+from saha_st.modules import load_embedder
 from saha_st.modules.families import FAMILIES
 from saha_st.modules.inputs import canonical_inputs
 from saha_st.modules.token_counts import count_tokens
 from saha_st.modules.video_frames import get_num_frames, set_num_frames
-from saha_st.prompts import QUERY_SUFFIX, SYSTEM
+from saha_st.modules.video_templates import with_place_for_videos
+from saha_st.prompts import QUERY_SUFFIX, SYSTEM, HierarchicalPrompt
 from saha_st.training.adapters import add_adapter
 from saha_st.training.config import AdapterConfig
 
@@ -86,10 +91,86 @@ def test_chat_messages_keep_their_pictures_and_videos_beside_other_inputs(backbo
     assert backbone.preprocess(rows)["num_videos_per_sample"].tolist() == [0, 1, 0, 1, 2]
 
 
+@pytest.mark.parametrize("name", ["qwen2_vl", "smolvlm"])
+def test_pairs_keep_their_roles_beside_messages_and_videos(backbone):
+    picture, message = pictures(clip(2))[0], [{"role": "user", "content": [{"type": "text", "text": "what?"}]}]
+    pairs = [("one text", "another"), ("one text", picture), (picture, "another")]
+    for others in ([message], [{"video": clip(1, 30)}], [message, {"video": clip(1, 30)}, "a text"], []):
+        rows = [*pairs, *others]
+        alone = np.concatenate([backbone.encode([row]) for row in rows])
+        np.testing.assert_allclose(backbone.encode(rows), alone, atol=1e-5)
+        for pair in pairs:
+            two = backbone.encode([pair, *others])
+            np.testing.assert_allclose(two, alone[[rows.index(pair), *range(len(pairs), len(rows))]], atol=1e-5)
+    with pytest.raises(ValueError, match="Unsupported input type: int"):
+        backbone.encode([3, message])
+
+
+@pytest.mark.parametrize("name", ["smolvlm"])
+def test_only_plain_sentence_transformers_shows_each_frame_of_a_short_video_once(backbone, tmp_path):
+    """What the README says of it; here all videos of a batch need equally many."""
+    backbone.save_pretrained(str(tmp_path / "model"))
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    frames = [model.preprocess([timed(clip(1, 5))])["pixel_values"].shape[1] for model in (plain, backbone)]
+    assert frames == [5, 8]
+
+
+@pytest.mark.parametrize("name", ["smolvlm"])
+def test_pictures_and_videos_fill_the_places_of_a_row_as_they_come(backbone):
+    """Every kind is of one colour, so that each place says which it is."""
+    grey = {name: np.full((30, 48, 64, 3), value, np.uint8) for value, name in ((60, "V"), (120, "I"), (240, "W"))}
+    parts = {name: {"type": "video", "video": frames} for name, frames in grey.items()}
+    parts["I"] = {"type": "image", "image": pictures(grey["I"])[0]}
+    parts["J"] = {"type": "image", "image": Image.new("RGB", (128, 32), (200,) * 3)}
+    values = {"V": 60, "I": 120, "J": 200, "W": 240}
+    tiles = {name: backbone.preprocess([parts[name]["image"]])["pixel_values"].shape[1] for name in "IJ"}
+    sizes = {"V": 8, "W": 8, **tiles}
+    assert len({*sizes.values()}) == 3 and sizes["J"] > 1
+    orders = ["VI", "IV", "JVI", "IVJ", "VIWJ", "JJVW", "WV", "I"]
+    text = {"type": "text", "text": "what?"}
+    rows = [[{"role": "user", "content": [*(parts[name] for name in order), text]}] for order in orders]
+    pixels = backbone.preprocess(rows)["pixel_values"]
+    for order, row in zip(orders, pixels, strict=True):
+        expected = [values[name] for name in order for _ in range(sizes[name])]
+        found = (row.amax(dim=(1, 2, 3)) * 127.5 + 127.5).round().int().tolist()
+        assert found[: len(expected)] == expected, order
+        assert not row[len(expected) :].any()
+    alone = np.concatenate([backbone.encode_query([row]) for row in rows])
+    np.testing.assert_allclose(backbone.encode_query(rows), alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", ["smolvlm"])
 def test_the_number_of_frames_said_in_a_call_wins(backbone):
     options = {"video": {"num_frames": 4}}
     assert backbone[0].preprocess([{"video": clip(1, 30)}], processing_kwargs=options)["pixel_values"].shape[1] == 4
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "smolvlm", "internvl"])
+def test_frames_that_are_said_beside_the_chat_template_win(backbone, tmp_path):
+    """As in plain Sentence Transformers, which hands that part to the processor past its video settings."""
+    rows = [{"image": pictures(clip())[0]}, timed(clip(1, 210)), "a text"]
+    as_it_is = np.concatenate([backbone.encode_query([row]) for row in rows])
+    beside = {**backbone[0].processing_kwargs["chat_template"], "num_frames": 4}
+    backbone[0].processing_kwargs = {**backbone[0].processing_kwargs, "chat_template": beside}
+    backbone.save_pretrained(str(tmp_path / "model"))
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    alone = np.concatenate([backbone.encode_query([row]) for row in rows])
+    np.testing.assert_allclose(np.concatenate([plain.encode_query([row]) for row in rows]), alone, atol=1e-5)
+    np.testing.assert_allclose(backbone.encode_query(rows), alone, atol=1e-5)
+    np.testing.assert_allclose(alone[[0, 2]], as_it_is[[0, 2]], atol=1e-6)
+    set_num_frames(backbone[0].processor, 4)
+    backbone[0].processing_kwargs = {"chat_template": {"add_generation_prompt": True}}
+    np.testing.assert_allclose(backbone.encode_query(rows), alone, atol=1e-5)
+    assert np.abs(alone[1] - as_it_is[1]).max() > 1e-3
+    asked = load_embedder(str(tmp_path / "model"), num_frames=8, device="cpu")
+    np.testing.assert_allclose(asked.encode_query(rows), as_it_is, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["smolvlm"])
+def test_frames_that_are_said_in_a_call_leave_rows_without_videos_alone(backbone):
+    rows = [{"image": pictures(clip())[0]}, "a text"]
+    found = backbone[0].preprocess(rows, processing_kwargs={"video": {"num_frames": 4}})
+    torch.testing.assert_close(found["pixel_values"], backbone[0].preprocess(rows)["pixel_values"])
 
 
 @each
@@ -191,6 +272,59 @@ def test_a_chat_template_without_a_place_for_videos_is_refused_before_they_are_d
     backbone[0].processor.chat_template = template
     with pytest.raises(ValueError, match="renders no place for a video: .*Add '<video>' to processor.chat_template"):
         backbone.encode_query([{"video": clip()}])
+
+
+@pytest.mark.parametrize("name", ["smolvlm"])
+def test_where_the_own_template_has_no_place_for_videos_only_they_get_that_of_transformers(backbone):
+    processor = backbone[0].processor
+    own = SMOLVLM.replace("Assistant:", "Robot:")
+    text, picture, video = {"type": "text", "text": "what?"}, {"type": "image"}, {"type": "video"}
+    rows = [[{"role": "user", "content": parts}] for parts in ([text], [picture, text], [video, text], [video])]
+    expected = [processor.apply_chat_template(row, chat_template=own, add_generation_prompt=True) for row in rows[:2]]
+    expected += [processor.apply_chat_template(row, add_generation_prompt=True) for row in rows[2:]]
+    template = with_place_for_videos(own, processor)
+    found = processor.apply_chat_template(rows, chat_template=template, add_generation_prompt=True)
+    assert found == expected and "<video>" in found[3] and "Robot:" in found[1]
+    assert with_place_for_videos(template, processor) == template
+    prompt = HierarchicalPrompt(system="be short")
+    assert with_place_for_videos(prompt.compile(own), processor) == prompt.compile(template)
+
+
+@pytest.mark.parametrize("name", ["smolvlm"])
+def test_videos_follow_the_chat_template_when_it_changes(backbone, tmp_path):
+    rows = ["a text", {"image": pictures(clip())[0]}, {**timed(clip(1, 30)), "text": "what?"}]
+    backbone[0].processor.chat_template = backbone[0].chat_template.replace("Assistant:", "Robot:")
+    for index, row in enumerate(rows):
+        ids = backbone.preprocess([row])["input_ids"][0]
+        assert backbone.tokenizer.decode(ids).endswith("Robot:"), index
+    backbone.save_pretrained(str(tmp_path / "model"))
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    again = load_embedder(str(tmp_path / "model"), device="cpu")
+    again[0].processor.chat_template = again[0].chat_template.replace("Robot:", "Assistant:")
+    expected = [backbone.encode_query([row]) for row in rows]
+    np.testing.assert_allclose(
+        np.concatenate([plain.encode_query([row]) for row in rows]), np.concatenate(expected), atol=1e-5
+    )
+    for row in rows:
+        ids = again.preprocess([row])["input_ids"][0]
+        assert again.tokenizer.decode(ids).endswith("Assistant:")
+
+
+@pytest.mark.parametrize("name", ["smolvlm"])
+def test_a_checkpoint_without_the_copy_of_its_template_gets_one(backbone, tmp_path):
+    backbone.save_pretrained(str(tmp_path / "model"))
+    config = tmp_path / "model" / "sentence_bert_config.json"
+    saved = json.loads(config.read_text())
+    assert saved["processing_kwargs"]["chat_template"].pop("chat_template") == backbone[0].chat_template
+    config.write_text(json.dumps(saved))
+    row = {**timed(clip(1, 30)), "text": "what?"}
+    expected = backbone.encode_query([row])
+    without = SentenceTransformer(str(tmp_path / "model"), device="cpu").encode_query([row])
+    assert np.abs(without - expected).max() > 1e-3, "or the copy is not needed any more"
+    model = load_embedder(str(tmp_path / "model"), device="cpu")
+    model.save_pretrained(str(tmp_path / "again"))
+    for found in (model, SentenceTransformer(str(tmp_path / "again"), device="cpu")):
+        np.testing.assert_allclose(found.encode_query([row]), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NO_VIDEOS)
