@@ -34,7 +34,7 @@ VISUAL = [name for name in SUPPORTED if family_of(name).vision]
 TOLERANCE = 1e-5
 AUTO_CLASSES = {True: AutoModelForImageTextToText, False: AutoModelForCausalLM}
 
-SLOW = ("qwen4_exp",)  # experts and hyper-connections take their time even if they are tiny
+SLOW = ("qwen4_exp", "idefics3")  # experts take their time even if tiny; Idefics3 is cut into tiles as SmolVLM is
 
 
 def _each(names: list[str]) -> pytest.MarkDecorator:

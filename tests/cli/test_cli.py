@@ -194,6 +194,7 @@ def test_train_takes_any_training_argument(tiny_mllm, pairs, tmp_path, capsys):
     assert stored == {"max_steps": 1, "per_device_train_batch_size": 6, "learning_rate": 1e-3, "use_cpu": True}
 
 
+@pytest.mark.slow
 def test_a_quiet_training_shows_no_bar_and_warns_once_for_all_datasets(tiny_mllm, pairs, tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text(
@@ -295,6 +296,7 @@ def test_a_device_that_is_not_here_is_refused_in_a_line(tmp_path, capsys):
     assert f"--device {name}: there is no such device here" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error():
     command = [sys.executable, "-m", "saha_st", "data", "check", "--help"]
     shown = [sys.executable, "-m", "saha_st", "prompts", "--model", "saha-tiny-base", "--quiet"]

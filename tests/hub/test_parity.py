@@ -128,6 +128,7 @@ def test_the_engines_that_are_left_out_are_refused_and_do_get_other_vectors(embe
     assert not verify(str(tmp_path), backend="transformers", device="cpu").is_equal
 
 
+@pytest.mark.slow
 def test_a_model_that_only_sentence_transformers_can_run_is_published(embedder):
     pool_means(embedder)
     found = publish(embedder, "org/saha", dry_run=True)

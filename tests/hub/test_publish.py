@@ -113,6 +113,7 @@ def test_an_adapter_that_changes_nothing_is_refused(embedder, tmp_path):
         publish(embedder, "org/saha", dry_run=True)
 
 
+@pytest.mark.slow
 def test_what_gives_other_vectors_without_saha_st_is_not_published(published, tmp_path):
     folder = Path(shutil.copytree(published[0], tmp_path / "changed"))
     weights = load_file(folder / "model.safetensors")
@@ -123,6 +124,7 @@ def test_what_gives_other_vectors_without_saha_st_is_not_published(published, tm
         check_in_clean_process(folder)
 
 
+@pytest.mark.slow
 def test_what_does_not_load_without_saha_st_is_not_published(published, tmp_path):
     folder = Path(shutil.copytree(published[0], tmp_path / "changed"))
     modules = json.loads((folder / "modules.json").read_text())
@@ -155,6 +157,7 @@ def tiny_llm(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_model_of_text_alone_is_published_as_one(tiny_llm, tmp_path):
     found = publish(tiny_llm, "org/llm", dry_run=True, output_dir=tmp_path / "out")
     assert len(found.comparisons) == 8 and all(each.is_equal for each in found.comparisons)
@@ -239,6 +242,7 @@ def test_files_beside_a_plain_llm_are_not_taken_along(unchecked, tiny_mllm, tmp_
     assert not any(name.startswith(("results/", ".eval_results/")) for name in found.files)
 
 
+@pytest.mark.slow
 def test_a_model_that_takes_short_inputs_only_is_published(embedder, tmp_path):
     embedder.max_seq_length = 100
     found = publish(embedder, "org/saha", dry_run=True)
@@ -342,6 +346,7 @@ def test_without_a_connection_or_a_token_it_says_so_before_the_long_work(monkeyp
         publish("saha-tiny", "org/saha", token=token)
 
 
+@pytest.mark.slow
 def test_the_command_lists_the_files_of_a_run_folder(tiny_mllm, tmp_path, capsys):
     run = tmp_path / "run"
     load_embedder(str(tiny_mllm), device="cpu").save_pretrained(str(run / "final"))

@@ -68,6 +68,7 @@ def same(left: SentenceTransformer, right: SentenceTransformer) -> bool:
     return bool(np.allclose(vectors(left), vectors(right), atol=1e-5))
 
 
+@pytest.mark.slow
 def test_a_stranger_with_an_empty_cache_and_without_this_package_gets_the_vectors(
     hub, embedder, picture, stranger, tmp_path
 ):
@@ -99,6 +100,7 @@ def test_what_is_published_is_what_is_loaded(hub, unchecked, embedder, load, mon
     assert same(load(), embedder)
 
 
+@pytest.mark.slow
 def test_a_new_revision_is_loaded_and_the_old_one_can_be_pinned(hub, unchecked, embedder, load, tmp_path):
     cache, old = str(tmp_path / "cache"), vectors(embedder)
     first = publish(embedder, "org/saha")

@@ -116,7 +116,7 @@ def test_the_command_has_the_same_options(train, cache, tmp_path, capsys):
     options = ["--num_negatives", "3", "--device", "cpu", "--cache_folder", str(cache), "--quiet"]
     command = ["mine", *source, *options, "--output_dir", str(tmp_path / "mined")]
     assert main([*command, "--range_min", "2"]) == 2
-    assert "options of builder='communities'" in capsys.readouterr().err
+    assert "of builder='communities' alone" in capsys.readouterr().err
     assert main([*command, "--builder", "communities", "--range_min", "2", "--no_owner_filter"]) == 0
     settings = MinedClusters.load(tmp_path / "mined").statistics["settings"]
     assert settings["builder"] == "communities" and not settings["owner_filter"]
@@ -127,7 +127,7 @@ def test_what_cannot_work_is_refused_before_anything_is_encoded(scenes, embedder
     monkeypatch.setattr(embedder, "preprocess", None)
     for options, message in (
         ({"builder": "groups"}, "builder must be 'owners' or 'communities', got 'groups'"),
-        ({"range_max": 9}, "options of builder='communities'"),
+        ({"range_max": 9}, "of builder='communities' alone"),
         ({"builder": "communities", "range_min": 9, "range_max": 9}, "the window is empty"),
     ):
         with pytest.raises(ValueError, match=message):
