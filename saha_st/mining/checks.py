@@ -112,6 +112,28 @@ def anchor_codes(anchor_key: np.ndarray | Sequence | None, rows: int) -> np.ndar
     return np.unique(keys, return_inverse=True)[1].astype(np.int64, copy=False)
 
 
+def check_rows(
+    neighbours: np.ndarray,
+    anchor_embeddings: np.ndarray,
+    document_of_row: np.ndarray | Sequence[int],
+    anchor_key: np.ndarray | Sequence | None,
+    *,
+    num_negatives: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Returns what both builders are given of rows: lists, embeddings, documents, and a code for each anchor.
+
+    Raises:
+        ValueError: `document_of_row` or `anchor_key` does not fit, or there are not as many embeddings as rows.
+    """
+    document_of_row = check_document_of_row(document_of_row, num_negatives=num_negatives)
+    rows = len(document_of_row)
+    anchor_of_row = anchor_codes(anchor_key, rows)
+    neighbours, anchor_embeddings = np.asarray(neighbours), np.asarray(anchor_embeddings)
+    if len(anchor_embeddings) != rows:
+        raise ValueError(f"anchor_embeddings has {len(anchor_embeddings)} rows, document_of_row has {rows}.")
+    return neighbours, anchor_embeddings, document_of_row, anchor_of_row
+
+
 def check_neighbours(neighbours: np.ndarray, rows: int, *, documents: int, pool_size: int) -> int:
     """Checks top-k lists: their shape and width, that ids are in range and that no list names a document twice.
 

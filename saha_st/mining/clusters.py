@@ -17,10 +17,9 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from saha_st.mining.checks import (
-    anchor_codes,
-    check_document_of_row,
     check_neighbours,
     check_options,
+    check_rows,
     inverse_norms,
     score_limits,
 )
@@ -153,12 +152,10 @@ def make_rule(
             larger than the data.
     """
     check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
-    document_of_row = check_document_of_row(document_of_row, num_negatives=num_negatives)
+    neighbours, anchor_embeddings, document_of_row, anchor_of_row = check_rows(
+        neighbours, anchor_embeddings, document_of_row, anchor_key, num_negatives=num_negatives
+    )
     rows = len(document_of_row)
-    anchor_of_row = anchor_codes(anchor_key, rows)
-    neighbours, anchor_embeddings = np.asarray(neighbours), np.asarray(anchor_embeddings)
-    if len(anchor_embeddings) != rows:
-        raise ValueError(f"anchor_embeddings has {len(anchor_embeddings)} rows, document_of_row has {rows}.")
     pool = pool_size(num_negatives, pool_multiplier)
     documents = int(document_of_row.max()) + 1
     if look_up is None:

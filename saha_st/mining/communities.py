@@ -24,11 +24,10 @@ from typing import Literal
 import numpy as np
 
 from saha_st.mining.checks import (
-    anchor_codes,
     check_builder,
-    check_document_of_row,
     check_neighbours,
     check_options,
+    check_rows,
     inverse_norms,
     score_limits,
 )
@@ -122,12 +121,10 @@ def assign_communities(
     """
     check_options(num_negatives, pool_multiplier, max_owner_similarity, relative_margin)
     check_builder("communities", partitioner, range_min, range_max)
-    document_of_row = check_document_of_row(document_of_row, num_negatives=num_negatives)
+    neighbours, anchor_embeddings, document_of_row, anchor_of_row = check_rows(
+        neighbours, anchor_embeddings, document_of_row, anchor_key, num_negatives=num_negatives
+    )
     rows = len(document_of_row)
-    anchor_of_row = anchor_codes(anchor_key, rows)
-    neighbours, anchor_embeddings = np.asarray(neighbours), np.asarray(anchor_embeddings)
-    if len(anchor_embeddings) != rows:
-        raise ValueError(f"anchor_embeddings has {len(anchor_embeddings)} rows, document_of_row has {rows}.")
     range_min, range_max = window(num_negatives, pool_multiplier, range_min, range_max)
     check_neighbours(neighbours, rows, documents=int(document_of_row.max()) + 1, pool_size=range_max)
     norms = inverse_norms(anchor_embeddings, "anchor_embeddings").astype(np.float32)
