@@ -6,6 +6,8 @@ import copy
 import logging
 import os
 
+if workers := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):  # pytest -n: each has its share of the cores
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // int(workers))))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -211,7 +211,9 @@ def test_an_unreadable_picture_in_one_process_ends_both_and_is_named_once(script
     )
     assert finished.returncode != 0 and not output.exists()
     assert finished.stderr.count("saha-st encode: error: ") == 1, finished.stderr
-    assert re.search(r"saha-st encode: error: Row 12, column 'input' \('.*12\.png'\): cannot identify", finished.stderr), finished.stderr
+    assert re.search(
+        r"saha-st encode: error: Row 12, column 'input' \('.*12\.png'\): cannot identify", finished.stderr
+    ), finished.stderr
     assert "This process ends" not in finished.stderr
 
 
