@@ -26,6 +26,8 @@ from saha_st.cli import (
     train,
     verify,
 )
+from saha_st.cli.flags import Parser, with_flags
+from saha_st.cli.options import add_common_arguments, how_to_list_rows
 from saha_st.errors import MemoryFullError
 from saha_st.heartbeat import LOST
 from saha_st.hub.errors import CheckFailedError
@@ -61,14 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands; imports nothing heavy."""
-    parser = argparse.ArgumentParser(
-        prog="saha-st", description="Turn a generative multimodal LLM into a universal embedder."
-    )
+    parser = Parser(prog="saha-st", description="Turn a generative multimodal LLM into a universal embedder.")
     parser.add_argument("--version", action="version", version=f"saha-st {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--quiet", action="store_true", help="no bars, and log warnings only")
-    common.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    add_common_arguments(common, default=False)
     for command in COMMANDS:
         sub = commands.add_parser(
             command.NAME,
@@ -110,7 +109,7 @@ def _run(args: argparse.Namespace, extra: list[str], launched: Ranks) -> int:
         return LOST
     except Exception as error:
         if _nobody_reads(error):
-            return 0
+            return 128 + 13  # as a shell says of what SIGPIPE ended
         is_expected = isinstance(error, _EXPECTED)
         if not getattr(error, "is_reported", False):
             if args.traceback or not is_expected:
@@ -138,8 +137,9 @@ def _report(error: Exception, args: argparse.Namespace) -> None:
     if args.traceback or not isinstance(error, _EXPECTED):
         traceback.print_exception(error)
         return
-    message = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"saha-st {args.command}: error: {message}", file=sys.stderr)
+    message = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+    said = f"{with_flags(message, args.flags)}{how_to_list_rows(message, args)}"
+    print(f"saha-st {args.command}: error: {said}", file=sys.stderr)
 
 
 def _set_up_output(args: argparse.Namespace, launched: Ranks) -> None:
@@ -148,6 +148,7 @@ def _set_up_output(args: argparse.Namespace, launched: Ranks) -> None:
     level = logging.WARNING if launched.is_main else logging.ERROR
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     logging.getLogger("saha_st").setLevel(level if args.quiet else logging.INFO)
+    logging.getLogger("huggingface_hub").propagate = False  # it has a handler of its own: each line would come twice
     if args.quiet:  # bars of loading, read when these libraries are imported, which nothing has done yet
         os.environ |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
     if not launched.is_main:

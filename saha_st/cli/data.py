@@ -11,20 +11,28 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from saha_st.cli.options import add_pairs_arguments, at_least_one
+from saha_st.cli.options import add_common_arguments, add_pairs_arguments, at_least_one, find_model
 
 NAME = "data"
 HELP = "check pairs, row by row; or generate mini-MMEB, mini-MMEB-V2"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's flags."""
-    parser.add_argument(
-        "action",
-        choices=("check", "generate"),
-        help="check: list what is wrong; generate: write mini-MMEB to PATH, or mini-MMEB-V2 if its last part is "
-        "mini-mmeb-v2",
-    )
+    """Declare the flags of each action."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, (text, add_own, act) in _ACTIONS.items():
+        action = actions.add_parser(name, help=text, description=text, formatter_class=parser.formatter_class)
+        add_own(action)
+        add_common_arguments(action)
+        action.set_defaults(act=act)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check or generate."""
+    return args.act(args)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
     add_pairs_arguments(parser)
     parser.add_argument(
         "--max_seq_length", type=at_least_one, help="report longer texts: characters, or tokens of --model"
@@ -33,16 +41,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=at_least_one, default=10, help="rows to show of each kind of problem")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Check, print, and exit with 1 if there are rows that cannot be used."""
-    if args.action == "generate":
-        from saha_st.data.scenes import write_mini_mmeb, write_mini_mmeb_v2
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", metavar="PATH", help="new folder; if its last part is mini-mmeb-v2, mini-MMEB-V2 is written to it"
+    )
 
-        if Path(args.path).name == "mini-mmeb-v2":
-            print(f"Wrote mini-MMEB-V2 to {write_mini_mmeb_v2(args.path)}.")
-        else:
-            print(f"Wrote mini-MMEB to {write_mini_mmeb(args.path)}.")
-        return 0
+
+def _generate(args: argparse.Namespace) -> int:
+    from saha_st.data.scenes import write_mini_mmeb, write_mini_mmeb_v2
+
+    if Path(args.path).name == "mini-mmeb-v2":
+        print(f"Wrote mini-MMEB-V2 to {write_mini_mmeb_v2(args.path)}.")
+    else:
+        print(f"Wrote mini-MMEB to {write_mini_mmeb(args.path)}.")
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    """Check, print, and exit with 1 if there are rows that cannot be used."""
     from saha_st.data import check_pairs, format_problems
     from saha_st.data.problems import format_summary
 
@@ -74,6 +90,10 @@ def _tokenizer(args: argparse.Namespace) -> Any:
         return None
     from transformers import AutoTokenizer
 
-    from saha_st.modules.sources import resolve_model
+    return AutoTokenizer.from_pretrained(find_model(args.model_name_or_path))
 
-    return AutoTokenizer.from_pretrained(resolve_model(args.model_name_or_path))
+
+_ACTIONS = {
+    "check": ("list what is wrong with pairs, row by row; the exit status is 1 for errors", _add_check, _check),
+    "generate": ("write mini-MMEB or mini-MMEB-V2 to a new folder", _add_generate, _generate),
+}

@@ -51,12 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load inputs and model, encode, write."""
-    from saha_st.data.inputs import ID, INPUT
-
     output, ranks = Path(args.output), Ranks.current()
     with ranks.together():
         _check_output(output)
         require_model(args.model_name_or_path, args.revision)
+        from saha_st.data.inputs import ID, INPUT  # and datasets, which takes seconds
+
         inputs = _load_inputs(args)
         _check_room_for_ids(output, inputs[ID])
         # What imports torch, now that all is there.

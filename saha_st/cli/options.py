@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,12 @@ def at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number, at least 1; got {text!r}")
     return int(text)
+
+
+def add_common_arguments(parser: argparse.ArgumentParser, *, default: object = argparse.SUPPRESS) -> None:
+    """What every command takes; a parser within a command's leaves the default to that one."""
+    parser.add_argument("--quiet", action="store_true", default=default, help="no bars, and log warnings only")
+    parser.add_argument("--traceback", action="store_true", default=default, help="show the traceback of an error")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, *, positional: bool = False) -> None:
@@ -45,6 +54,31 @@ def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def find_model(name: str) -> str:
+    """As `resolve_model`, naming folders that come near.
+
+    Raises:
+        ValueError: A path that does not exist, or a folder that is no checkpoint.
+    """
+    from saha_st.modules.sources import resolve_model
+
+    path = Path(name).expanduser()
+    try:
+        return resolve_model(name)
+    except ValueError as error:
+        raise ValueError(f"{error}{'' if path.exists() else _near_folders(path)}") from error
+
+
+def _near_folders(path: Path) -> str:
+    """Name the folders that may have been meant, beside the first part of a path that is not there."""
+    missing = next(each for each in (*reversed(path.parents), path) if not each.exists())
+    if not missing.parent.is_dir():
+        return ""
+    names = [each.name for each in missing.parent.iterdir() if each.is_dir()]
+    close = [missing.with_name(each) for each in difflib.get_close_matches(missing.name, names, n=3, cutoff=0.6)]
+    return f" Folders that come near: {', '.join(repr(str(each)) for each in close)}." if close else ""
+
+
 def require_model(name: str, revision: str | None = None) -> None:
     """See that there is such a model, before libraries are imported, data are read or others are scored for hours.
 
@@ -52,18 +86,19 @@ def require_model(name: str, revision: str | None = None) -> None:
         OSError: Neither the Hub nor the cache has it.
         ValueError: There is no such folder, or no checkpoint in it.
     """
-    from saha_st.data.hub import commit_of
-    from saha_st.modules.sources import not_loadable, resolve_model
-
-    source = resolve_model(name)
+    source = find_model(name)
     if Path(source).exists():
         return
+    from saha_st.data.hub import commit_of
+    from saha_st.modules.sources import not_loadable
+
+    failed = f"{not_loadable(name)}{_near_folders(Path(name))}"
     try:
         commit = commit_of(source, revision, repo_type="model")
     except OSError as error:
-        raise OSError(f"{not_loadable(name)} {error}") from error
+        raise OSError(f"{failed} {error}") from error
     if commit is None:
-        raise OSError(f"{not_loadable(name)} The Hub cannot be reached, and the cache does not have it.")
+        raise OSError(f"{failed} The Hub cannot be reached, and the cache does not have it.")
 
 
 def require_device(name: str | None) -> None:
@@ -147,6 +182,17 @@ def add_pairs_arguments(parser: argparse.ArgumentParser, *, optional: bool = Fal
     parser.add_argument("--positive", default="positive", help="column of the positives")
     parser.add_argument("--image_root", help="folder that relative image paths are under")
     parser.add_argument("--max_rows", type=at_least_one, help="take at most so many rows")
+
+
+def how_to_list_rows(message: str, args: argparse.Namespace) -> str:
+    """Say how to list all bad rows of pairs, after an error that names the first; else nothing."""
+    if not re.match(r"Row \d+", message) or not hasattr(args, "positive") or args.command == "data":
+        return ""
+    defaults = {"format": "pairs", "subset": None, "split": None, "anchor": "anchor", "positive": "positive"}
+    defaults |= {"image_root": None, "max_rows": None}
+    given = {name: getattr(args, name) for name, default in defaults.items() if getattr(args, name) != default}
+    words = [args.path, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+    return f" To list all such rows: saha-st data check {shlex.join(words)}"
 
 
 def load_source(args: argparse.Namespace, *, owner_filter: bool = True, seed: int = 0) -> Any:

@@ -11,7 +11,7 @@ import argparse
 import json
 from pathlib import Path
 
-from saha_st.cli.options import at_least_one
+from saha_st.cli.options import at_least_one, find_model
 from saha_st.cli.train import read_config, with_training_arguments
 from saha_st.files import write_whole
 
@@ -33,13 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, extra: list[str]) -> int:
     """Read the config, look at the run, print the report; 1 if the run would fail."""
-    from saha_st.modules.sources import resolve_model
-
     output = args.output and Path(args.output)
     if output and output.suffix != ".json":
         raise ValueError(f"--output must end in .json, got {args.output!r}.")
     config = read_config(args)  # what needs no torch is refused before it is imported
-    resolve_model(config.model)
+    find_model(config.model)
     config = with_training_arguments(config, extra)
     from saha_st.training.preflight import preflight
 

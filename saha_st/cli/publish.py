@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 
+from saha_st.cli.options import find_model
+
 NAME = "publish"
 HELP = "put a model on the Hub, checked"
 IF_INTERRUPTED = "A commit to the Hub is made whole or not at all; start the same command again."
@@ -38,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Publish, and say what was checked and what was uploaded."""
+    find_model(args.model)
     from saha_st.hub import publish
 
     names = (

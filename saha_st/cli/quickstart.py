@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     report = _nothing if args.quiet else _print_now
     require_new_folder(args.output_dir)
     require_model(args.model)
+    report("At the default settings this takes about 5 minutes on two CPU cores that do nothing else.")
     report("Loading libraries …")
     import datasets
     import transformers

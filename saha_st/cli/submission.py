@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from saha_st.cli.options import add_model_arguments, load_model, require_model
+from saha_st.cli.options import add_common_arguments, add_model_arguments, load_model, require_model
 
 NAME = "submission"
 HELP = "write the files of an MTEB or MMEB leaderboard submission"
@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         board.add_argument("--name", help="the model's name on the Hub, org/model")
         board.add_argument("--release_date", help="day of the model's release, YYYY-MM-DD")
         board.add_argument("--results_revision", help="revision of the results; that of MODEL's vectors if not given")
-        board.add_argument(
-            "--quiet", action="store_true", default=argparse.SUPPRESS, help="no bars, and log warnings only"
-        )
+        add_common_arguments(board)
         add_own(board)
 
 

@@ -12,6 +12,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from saha_st.cli.options import find_model
 from saha_st.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -35,13 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, extra: list[str]) -> int:
     """Read the config, train, say where the model is."""
-    from saha_st.modules.sources import resolve_model
     from saha_st.training.checkpoints import check_output_dir
 
     with Ranks.current().together():  # all have looked at the folder before one of them writes there
         config = read_config(args)  # what needs no torch is refused before it is imported
         check_output_dir(config, resume=args.resume)
-        resolve_model(config.model)
+        find_model(config.model)
         config = with_training_arguments(config, extra)
     from saha_st.training import train
 

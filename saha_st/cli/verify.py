@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from saha_st.cli.options import require_device
+from saha_st.cli.options import find_model, require_device
 
 NAME = "verify"
 HELP = "check that an engine gives the vectors that were published"
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify; the exit status is 1 if anything differs."""
+    find_model(args.model_name_or_path)
     from saha_st.hub import verify
 
     require_device(args.device)

@@ -188,7 +188,7 @@ def _home(name: str) -> str | None:
     home = next((home for home, own in BENCHMARKS.items() if name == home or name in own.tasks), None)
     if home is None and name not in (known := _names_in_mteb()):
         ours = [each for home, own in BENCHMARKS.items() for each in (home, *own.tasks)]
-        raise ValueError(_unknown(name, [*ours, *known]))
+        raise ValueError(_unknown(name, ours, known))
     return home
 
 
@@ -212,10 +212,14 @@ def _find(name: str, home: str | None, options: dict[str, Any]) -> Benchmark:
 _ARGUMENT = {"data_dir": "name_or_path", "data_revision": "revision"}
 
 
-def _unknown(name: str, known: Sequence[str]) -> str:
-    close = close_names(name, known)
-    hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Benchmarks of ours are {list(BENCHMARKS)}."
-    return f"benchmark: there is no benchmark or task {name!r}. {hint}"
+def _unknown(name: str, ours: Sequence[str], in_mteb: Sequence[str]) -> str:
+    """Say what may have been meant. mteb has so many names that ours are listed by themselves as well."""
+    close = close_names(name, [*ours, *in_mteb])
+    own = [each for each in close_names(name, ours) if each not in (*close, *BENCHMARKS)]
+    hints = [f"Did you mean {' or '.join(map(repr, close))}?"] if close else []
+    hints += [f"Tasks of ours that come close are {own}."] if own else []
+    hints += [f"Benchmarks of ours are {list(BENCHMARKS)}."]
+    return f"benchmark: there is no benchmark or task {name!r}. {' '.join(hints)}"
 
 
 def close_names(name: str, known: Sequence[str]) -> list[str]:

@@ -16,6 +16,8 @@ from safetensors import safe_open
 
 from saha_st.cli import COMMANDS, build_parser, main
 from saha_st.cli.encode import _check_room_for_ids
+from saha_st.cli.flags import with_flags
+from saha_st.cli.options import require_model
 from saha_st.cli.train import parse_training_arguments
 from saha_st.encoding import read_vectors
 
@@ -101,7 +103,19 @@ def test_every_command_explains_itself_with_defaults(command, capsys):
         main([command, "--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert "usage: saha-st" in text and ("(default: " in text or command in ("train", "submission"))
+    assert "usage: saha-st" in text and ("(default: " in text or command in ("train", "submission", "data"))
+
+
+def test_each_action_on_data_has_a_help_of_its_own(capsys):
+    shown = {}
+    for action in ("check", "generate"):
+        with pytest.raises(SystemExit) as stopped:
+            main(["data", action, "--help"])
+        assert stopped.value.code == 0
+        shown[action] = capsys.readouterr().out
+    assert "--limit" in shown["check"] and "(default: 10)" in shown["check"]
+    assert "--limit" not in shown["generate"] and "mini-mmeb-v2" in shown["generate"]
+    assert all("--quiet" in text and "--traceback" in text for text in shown.values())
 
 
 @pytest.mark.parametrize("board", ["mteb", "mmeb"])
@@ -260,6 +274,85 @@ def test_an_unknown_flag_is_refused(capsys):
     assert "unrecognized arguments: --colour red" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["encode", "x", "--modle", "m"], ("--modle; the following arguments are required: --model", "mean --model ")),
+        (["train", "--confg", "c", "--bf16"], ("--confg; the following arguments are required", "mean --config ")),
+        (["submission", "mmeb", "m", "--release=r"], ("mmeb: error: the following",)),  # an abbreviation
+        (["data", "check", "x", "--modle", "m"], ("unrecognized arguments: --modle m.", "mean --model ")),
+        (["quickstart", "--colour", "red"], ("unrecognized arguments: --colour red\n",)),
+    ],
+)
+def test_unknown_flags_are_named_before_missing_ones_with_what_was_meant(command, said, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(command)
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and all(part in error for part in said), error
+
+
+def test_an_error_of_the_api_names_flags():
+    flags = {"anchor": True, "image_root": True, "max_rows": True, "resume": False}
+    for message, said in (
+        ("Say anchor='caption', positive='x'.", "Say --anchor caption, positive='x'."),
+        ("pass image_root=<the folder>, or max_rows=3.", "pass --image_root <the folder>, or --max_rows 3."),
+        ("anchor='my caption'; resume=True.", "--anchor 'my caption'; --resume."),
+        ("set resume=True (--resume)", "set resume=True (--resume)"),
+        ("f(x, anchor='a') resume=False data/anchor=x", "f(x, anchor='a') resume=False data/anchor=x"),
+        ("anchor={'image': 'a'} my_anchor='a' anchor == 1", "anchor={'image': 'a'} my_anchor='a' anchor == 1"),
+    ):
+        assert with_flags(message, flags) == said
+
+
+def test_a_command_names_columns_by_flags_and_how_to_list_bad_rows(tmp_path, capsys):
+    (tmp_path / "pairs.jsonl").write_text('{"caption": "a", "photo": "x.png"}\n{"caption": "b", "photo": "y.png"}\n')
+    command = ["mine", str(tmp_path / "pairs.jsonl"), "--model", "saha-tiny", "--output_dir", str(tmp_path / "mined")]
+    assert main(command) == 2
+    assert "Say which column holds what: --anchor caption, --positive photo" in capsys.readouterr().err
+    (tmp_path / "bad.jsonl").write_text(
+        '{"a": "a", "positive_image": "x.png"}\n{"a": "b", "positive_image": "y.png"}\n'
+    )
+    assert main(["mine", str(tmp_path / "bad.jsonl"), "--anchor", "a", *command[2:]]) == 2
+    error = capsys.readouterr().err
+    assert "Row 0, column 'positive_image'" in error and "pass --image_root <the folder" in error
+    how = f"saha-st data check {tmp_path / 'bad.jsonl'} --anchor a"
+    assert error.endswith(f" To list all such rows: {how}\n")
+    assert main([*how.split()[1:], "--quiet"]) == 1
+    listed = capsys.readouterr().out
+    assert "x.png" in listed and "y.png" in listed
+
+
+def test_folders_that_come_near_one_that_is_not_there_are_named(tmp_path, monkeypatch):
+    def asked(*args, **options):
+        raise AssertionError("the Hub is asked")
+
+    (tmp_path / "outputs" / "my-model").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("saha_st.data.hub.commit_of", asked)
+    wrong = ["./outputs/my-modle", "outputs/my-modle/final", str(tmp_path / "outputs/my-modle")]
+    for name in wrong:
+        with pytest.raises(ValueError, match=r"There is no model folder .* come near: '.*outputs/my-model'\."):
+            require_model(name)
+    monkeypatch.setattr("saha_st.data.hub.commit_of", lambda *args, **options: "0" * 40)
+    require_model("org/model")
+    monkeypatch.setattr("saha_st.data.hub.commit_of", lambda *args, **options: None)
+    for name, near in (("output", "outputs"), ("outputs/my-modle", "outputs/my-model")):  # may be on the Hub
+        with pytest.raises(OSError, match=f"is no folder here.* come near: '{near}'"):
+            require_model(name)
+
+
+def test_the_quickstart_says_at_its_start_how_long_it_takes(tmp_path, monkeypatch):
+    said = []
+
+    def stop(line):
+        said.append(line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("saha_st.cli.quickstart._print_now", stop)
+    assert main(["quickstart", "--output_dir", str(tmp_path / "run")]) == 130
+    assert "about 5 minutes" in said[0]
+
+
 def test_the_parser_knows_its_commands():
     assert build_parser().parse_args(["quickstart"]).output_dir == "quickstart-run"
 
@@ -300,8 +393,8 @@ def test_a_device_that_is_not_here_is_refused_in_a_line(tmp_path, capsys):
 def test_a_reader_that_has_seen_enough_is_no_error():
     command = [sys.executable, "-m", "saha_st", "data", "check", "--help"]
     shown = [sys.executable, "-m", "saha_st", "prompts", "--model", "saha-tiny-base", "--quiet"]
-    for each in (command, shown):
+    for each, status in ((command, 0), (shown, 141)):  # 141: what shells say of a process that SIGPIPE ended
         process = subprocess.Popen(each, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         process.stdout.close()
-        assert process.wait(timeout=300) == 0, process.stderr.read()
+        assert process.wait(timeout=300) == status, process.stderr.read()
         assert "Broken pipe" not in process.stderr.read()

@@ -8,6 +8,7 @@ import pytest
 
 from saha_st.data.scenes import write_mini_mmeb
 from saha_st.evaluation import BENCHMARKS, find_benchmark
+from saha_st.evaluation.catalogue import _unknown
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,12 @@ def test_an_unknown_name_is_refused_with_those_that_come_close(wrong: str, meant
         find_benchmark(wrong)
     assert repr(wrong) in str(caught.value) and "Did you mean" in str(caught.value)
     assert repr(meant) in str(caught.value)
+    assert "Benchmarks of ours are ['MMEB(v1)'" in str(caught.value)
+
+
+def test_tasks_of_ours_are_named_beside_those_of_mteb_that_come_nearer():
+    message = _unknown("CIRR", ["mini-mmeb", "MMEB_CIRR"], ["CIRRa", "CIRRb", "CIRRc"])
+    assert "mean 'CIRRa' or 'CIRRb' or 'CIRRc'? Tasks of ours that come close are ['MMEB_CIRR']. Benchm" in message
 
 
 def test_nothing_like_it_lists_ours():

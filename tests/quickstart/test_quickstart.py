@@ -46,6 +46,7 @@ def test_the_page_is_self_contained_and_shows_searches(small_run):
     assert page.count("data:image/png;base64,") > 20
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert f"{100 * result.scores[TUNED].overall:.1f}" in page
+    assert all(f"{term} is the " in page for term in ("hit@1", "IND (in distribution)"))
 
 
 def test_the_card_of_the_model_shows_the_numbers_of_the_page_and_whose_data_they_were(small_run):
