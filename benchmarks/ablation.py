@@ -1,19 +1,24 @@
 """Which negatives are best at equal cost, on data of which the truth is known: writes a Markdown table.
 
-    python benchmarks/ablation.py                                # both settings, 5 seeds; hours on two cores
+    python benchmarks/ablation.py                                # both settings, 5 seeds; 3 hours on two free cores
     python benchmarks/ablation.py --settings digits --seeds 2    # a first look
     python benchmarks/ablation.py --arms "SaHa + both masks"     # some ways only
+    python benchmarks/ablation.py --runs benchmarks/ablation.jsonl  # the tables of ABLATION.md, out of its runs
 
-All ways train all weights of saha-tiny-base on equally many pairs, in equally many steps of equal batches, at the same
-learning rates. A seed draws the training pairs, their order, and nothing else: queries that are scored are always the
-same. Each run is written to OUTPUT_DIR/runs when it is done, and never done twice: started again, the command goes on.
+All ways train all weights of saha-tiny-base in equally many steps of equally many pairs, at the same learning rates. A
+seed draws the training pairs and their order; queries that are scored are always the same. Each run is a line of the
+file `--runs` when it is done, and is not done again: started again, the command goes on.
 
+* rows: rows to train on, for 100 pairs: those that `mine_hard_negatives` has enough negatives for, or that are in a
+  cluster (some are in two). Fewer are seen more often;
 * contamination: share of the negatives of a step (not masked) that are in truth positives; of all in the batch, and of
   those that were mined for the anchor (mates of its cluster, or its columns);
 * hardness: mean cosine, before training, of an anchor with its seven hardest true negatives of a step;
-* hit@1 with the 95 % interval of its mean over the seeds, and the same of its difference, seed by seed, from SaHa as
-  in the paper: an interval that holds 0 is noise;
-* inputs: embedded for one trained query. A cached loss embeds each of them twice.
+* hit@1 with the 95 % interval of its mean over the seeds, and of its differences, seed by seed: it holds what the
+  draw of pairs and their order do, not what other queries would. Of many differences some seem real by chance: * marks
+  those that are so after Holm's correction, at 5 %;
+* inputs: embedded for one trained query, in training; a cached loss embeds each of them twice. Mining embeds each
+  input of a pair once more, without gradients, and again if it is mined again. Time is that of training alone.
 """
 
 from __future__ import annotations
@@ -23,51 +28,56 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ablation_arms import ARMS, Arm, AuditedLoss, Batches
+from ablation_arms import ARMS, Arm, AuditedLoss
 from ablation_data import SETTINGS, Setting
-from datasets import disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 from measure import machine, table
 from scipy.stats import t as student
+from scipy.stats import ttest_1samp
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from tqdm import tqdm
 from training import counted
 from transformers import PrinterCallback, set_seed
 
 from saha_st import load_embedder
-from saha_st.files import write_whole
 from saha_st.samplers import SameTaskBatchSampler
 from saha_st.training.batches import RunBatchSampler
 from saha_st.training.run import ROUTER_MAPPING, build_trainer
 
 MODEL, BATCH_SIZE = "saha-tiny-base", 32
-BASELINE = "SaHa as in the paper"
+BASELINES = ("SaHa as in the paper", "SaHa + both masks")
 _WARM_UP = 10
+
+Cell = tuple[str, str, int]
+"""A setting, a way, and a seed."""
 
 
 def train_cell(setting: Setting, arm: Arm, seed: int, folder: Path) -> dict[str, Any]:
-    """Train and score one way with one seed."""
+    """Train and score one way with one seed; without scores where no task has a batch of pairs left."""
     set_seed(seed)
     model = load_embedder(MODEL)
     data = setting.load(folder, seed, model)
-    parts = 2 if arm.mines_again else 1
-    seconds, inputs, audits = 0.0, 0, []
-    for part in range(parts):
-        batches = arm.build(data, model, folder / "vectors")
+    seconds, inputs, shares, audits = 0.0, 0, [], []
+    for part, steps in enumerate(arm.parts(setting.steps)):
+        if part == 0 or arm.mines_again:
+            batches = arm.build(data, model, folder / "vectors")
+        datasets = {name: rows for name, rows in batches.datasets.items() if len(rows) >= BATCH_SIZE}
+        shares.append(sum(map(len, datasets.values())) / sum(len(task.pairs) for task in data.tasks.values()))
+        if not datasets:
+            return {"rows": 0.0}
         loss = AuditedLoss(model, data, batches, mini_batch_size=BATCH_SIZE, **arm.masks)
-        # The rate falls in a line over the whole run, also where that is cut in two.
-        rates = [setting.learning_rate * (1 - done / parts) for done in (part, part + 1)]
         with counted(model) as forwards:
             start = time.perf_counter()
-            train(
-                model, loss, batches, seed=seed, steps=setting.steps // parts, rates=rates, output_dir=folder / "run"
-            )
+            train(model, loss, datasets, setting, are_clusters=batches.are_clusters, seed=seed, part=part, steps=steps)
             seconds += time.perf_counter() - start
         inputs += forwards.inputs
         audits.append(loss.audit())
@@ -76,45 +86,51 @@ def train_cell(setting: Setting, arm: Arm, seed: int, folder: Path) -> dict[str,
         name: None if audits[0][name] is None else float(np.mean([audit[name] for audit in audits]))
         for name in audits[0]
     }
-    costs = {"inputs": inputs / 2 / queries, "seconds": seconds / queries}
+    costs = {"rows": float(np.mean(shares)), "inputs": inputs / 2 / queries, "seconds": seconds / queries}
     return averaged | costs | {"hit@1": setting.score(folder, model.eval())}
 
 
 def train(
     model: SentenceTransformer,
     loss: AuditedLoss,
-    batches: Batches,
+    datasets: dict[str, Dataset],
+    setting: Setting,
     *,
+    are_clusters: bool,
     seed: int,
+    part: int,
     steps: int,
-    rates: Sequence[float],
-    output_dir: Path,
 ) -> None:
-    """Train with the stock trainer, the learning rate falling from the first to the second of ``rates``."""
+    """Train with the stock trainer for ``steps``, the first part of the setting's steps or the last.
+
+    The learning rate falls in a line over both parts, and warms up in the first.
+    """
+    done = part * (setting.steps - steps)
+    rates = [setting.learning_rate * (1 - at / setting.steps) for at in (done, done + steps)]
     samplers = {"multi_dataset_batch_sampler": SameTaskBatchSampler}
-    if batches.are_clusters:
+    if are_clusters:
         samplers["batch_sampler"] = RunBatchSampler
-    args = SentenceTransformerTrainingArguments(
-        output_dir=str(output_dir),
-        per_device_train_batch_size=BATCH_SIZE,
-        max_steps=steps,
-        learning_rate=rates[0],
-        lr_scheduler_type="polynomial",
-        lr_scheduler_kwargs={"lr_end": rates[1], "power": 1.0},
-        warmup_steps=_WARM_UP,
-        seed=seed,
-        router_mapping=ROUTER_MAPPING,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=False,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        **samplers,
-    )
-    large_enough = {name: rows for name, rows in batches.datasets.items() if len(rows) >= BATCH_SIZE}
-    trainer = build_trainer(args, model, large_enough, loss, evaluators=[], callbacks=())
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with tempfile.TemporaryDirectory() as output_dir:
+        args = SentenceTransformerTrainingArguments(
+            output_dir=output_dir,
+            per_device_train_batch_size=BATCH_SIZE,
+            max_steps=steps,
+            learning_rate=rates[0],
+            lr_scheduler_type="polynomial",
+            lr_scheduler_kwargs={"lr_end": rates[1], "power": 1.0},
+            warmup_steps=0 if part else _WARM_UP,
+            seed=seed + 1000 * part,
+            router_mapping=ROUTER_MAPPING,
+            dataloader_drop_last=True,
+            dataloader_pin_memory=False,
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+            **samplers,
+        )
+        trainer = build_trainer(args, model, datasets, loss, evaluators=[], callbacks=())
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
 
 
 def prepare(settings: Sequence[str], seeds: Sequence[int], folder: Path) -> None:
@@ -126,8 +142,8 @@ def prepare(settings: Sequence[str], seeds: Sequence[int], folder: Path) -> None
         SETTINGS[name].score(folder, model)
 
 
-def run_all(options: argparse.Namespace) -> list[tuple[str, str, int]]:
-    """Run what has not been run, each in a process of its own; returns the cells of the table."""
+def run_all(options: argparse.Namespace) -> dict[Cell, dict[str, Any]]:
+    """Run what has not been run, each in a process of its own; returns the results of all."""
     cells = [
         (setting, arm.name, seed)
         for seed in range(options.seeds)  # seed by seed: whoever stops early has all ways
@@ -135,24 +151,48 @@ def run_all(options: argparse.Namespace) -> list[tuple[str, str, int]]:
         for arm in ARMS
         if arm.name in options.arms and _applies(setting, arm)
     ]
-    missing = [cell for cell in cells if not place(options.output_dir, cell).exists()]
+    if not cells:
+        raise SystemExit(f"--arms: {', '.join(options.arms)} is not one of {', '.join(options.settings)}.")
+    results = {cell: result for cell, result in finished(options.runs) if cell in cells}
+    missing = [cell for cell in cells if cell not in results]
     if missing:
         prepare(options.settings, range(options.seeds), options.output_dir)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // options.jobs))}
+    writing = threading.Lock()
 
-    def run(cell: tuple[str, str, int]) -> None:
+    def run(cell: Cell) -> bool:
         command = [sys.executable, __file__, "--output_dir", str(options.output_dir), "--cell", json.dumps(cell)]
-        subprocess.run(command, check=True, env=environment)
+        process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
+        if process.returncode != 0:
+            return False
+        line = process.stdout.splitlines()[-1]
+        with writing, options.runs.open("a") as file:
+            file.write(line + "\n")
+        results[cell] = json.loads(line)
+        return True
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(tqdm(pool.map(run, missing), total=len(missing), desc="Runs"))
-    return cells
+        done = list(tqdm(pool.map(run, missing), total=len(missing), desc="Runs"))
+    failed = [cell for cell, is_done in zip(missing, done, strict=True) if not is_done]
+    if failed:
+        raise SystemExit(f"Failed, see above: {failed}. The others are done; the same command runs these again.")
+    return {cell: results[cell] for cell in cells}
 
 
-def place(folder: Path, cell: tuple[str, str, int]) -> Path:
-    """The file of a run's result."""
-    setting, arm, seed = cell
-    return folder / "runs" / f"{setting} {arm.replace(' ', '-').replace(',', '')} {seed}.json".replace(" ", "_")
+def settings_of(setting: str) -> dict[str, Any]:
+    """What a run of a setting has to have in common with others of its table."""
+    return {"steps": SETTINGS[setting].steps, "learning_rate": SETTINGS[setting].learning_rate, "batch": BATCH_SIZE}
+
+
+def finished(runs: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
+    """Runs of the file, those of other settings left out, and a line that was not written to its end."""
+    for line in runs.read_text().splitlines() if runs.exists() else ():
+        try:
+            run = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if run["settings"] == settings_of(run["setting"]):
+            yield (run["setting"], run["arm"], run["seed"]), run
 
 
 def _applies(setting: str, arm: Arm) -> bool:
@@ -169,47 +209,59 @@ def interval(values: Sequence[float]) -> str:
     return f"{mean:.1f} ± {half:.1f}"
 
 
-def rows_of(setting: str, results: dict[tuple[str, int], dict[str, Any]], seeds: Sequence[int]) -> list[list[str]]:
-    """A row of the table for each way, with the means of its setting."""
+def differences(means: dict[str, np.ndarray], baseline: str) -> dict[str, str]:
+    """Of each way's scores from those of a baseline, (seeds,) each: interval, and * if Holm's correction says so."""
+    found = {arm: scores - means[baseline] for arm, scores in means.items() if arm != baseline}
+    several = {arm: found[arm] for arm in found if len(found[arm]) > 1 and np.std(found[arm]) > 0}
+    chances = {arm: float(ttest_1samp(values, 0).pvalue) for arm, values in several.items()}
+    real = set()
+    for rank, (arm, chance) in enumerate(sorted(chances.items(), key=lambda item: item[1])):
+        if chance > 0.05 / (len(chances) - rank):
+            break
+        real.add(arm)
+    return {arm: interval(values) + (" *" if arm in real else "") for arm, values in found.items()}
+
+
+def rows_of(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+    """A row of the table for each way, out of the runs of its seeds."""
+    scored = {arm: runs for arm, runs in results.items() if all("hit@1" in run for run in runs)}
+    overall = {arm: np.array([run["hit@1"]["Overall"] for run in runs]) for arm, runs in scored.items()}
+    from_baselines = [differences(overall, baseline) if baseline in scored else {} for baseline in BASELINES]
     rows = []
-    for arm in dict.fromkeys(name for name, _ in results):
-        runs = [results[arm, seed] for seed in seeds]
-        means = {name: [run["hit@1"][name] for run in runs] for name in runs[0]["hit@1"]}
-        difference = "–"
-        if arm != BASELINE and (BASELINE, seeds[0]) in results:
-            paper = [results[BASELINE, seed]["hit@1"]["Overall"] for seed in seeds]
-            difference = interval(np.subtract(means["Overall"], paper))
-        mined = [run["contamination_mined"] for run in runs]
-        rows.append(
-            [
-                arm,
+    for arm, runs in results.items():
+        row = [arm, f"{100 * np.mean([run['rows'] for run in runs]):.0f}"]
+        if arm in scored:
+            mined = [run["contamination_mined"] for run in runs]
+            row += [
                 f"{100 * np.mean([run['contamination'] for run in runs]):.2f}",
                 "–" if None in mined else f"{100 * np.mean(mined):.2f}",
                 f"{np.mean([run['hardness'] for run in runs]):.3f}",
-                *(interval(values) for values in means.values()),
-                difference,
+                *(interval([run["hit@1"][name] for run in runs]) for name in runs[0]["hit@1"]),
+                *(found.get(arm, "–") for found in from_baselines),
                 f"{np.median([run['inputs'] for run in runs]):.1f}",
                 f"{1000 * np.median([run['seconds'] for run in runs]):.0f}",
             ]
-        )
-    return rows
+        rows.append(row)
+    width = max(map(len, rows))
+    return [row + ["–"] * (width - len(row)) for row in rows]
 
 
-def report(cells: Sequence[tuple[str, str, int]], options: argparse.Namespace) -> str:
+def report(results: dict[Cell, dict[str, Any]], options: argparse.Namespace) -> str:
     """All tables, as Markdown."""
-    seeds = range(options.seeds)
     parts = [f"{machine()} {options.jobs} runs side by side."]
     for setting in options.settings:
-        results = {
-            (arm, seed): json.loads(place(options.output_dir, (name, arm, seed)).read_text())
-            for name, arm, seed in cells
-            if name == setting
-        }
-        means = list(next(iter(results.values()))["hit@1"])
-        columns = ["negatives", "contamination, %", "of the mined, %", "hardness", *(f"{mean}, %" for mean in means)]
-        columns += ["difference from the paper's SaHa", "inputs", "ms a query"]
+        arms: dict[str, list[dict[str, Any]]] = {}
+        for (name, arm, _), result in results.items():
+            if name == setting:
+                arms.setdefault(arm, []).append(result)
+        if not arms:
+            continue
+        means = next((list(run["hit@1"]) for runs in arms.values() for run in runs if "hit@1" in run), [])
+        columns = ["negatives", "rows, %", "contamination, %", "of the mined, %", "hardness"]
+        columns += [f"{mean}, %" for mean in means] + [f"from {baseline}" for baseline in BASELINES]
+        columns += ["inputs", "ms a query"]
         parts += [f"### {setting}, {SETTINGS[setting].steps} steps of {BATCH_SIZE} pairs, {options.seeds} seeds"]
-        parts += [table(columns, rows_of(setting, results, seeds))]
+        parts += [table(columns, rows_of(arms))]
     return "\n\n".join(parts)
 
 
@@ -224,19 +276,20 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=names, metavar="ARM", help=f"some of {ways}; all if not given")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each")
     parser.add_argument("--output_dir", type=Path, default=Path("ablation"), help="data, vectors, and finished runs")
+    parser.add_argument("--runs", type=Path, help="file of finished runs; runs.jsonl of --output_dir if not given")
     parser.add_argument("--jobs", type=int, default=2, help="runs side by side, each with its share of the cores")
     parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.arms = options.arms or names
+    options.runs = options.runs or options.output_dir / "runs.jsonl"
     disable_progress_bars()
     if options.cell:
         setting, name, seed = json.loads(options.cell)
         arm = next(arm for arm in ARMS if arm.name == name)
         result = train_cell(SETTINGS[setting], arm, seed, options.output_dir)
-        text = json.dumps(result, indent=1).encode()
-        write_whole(place(options.output_dir, (setting, name, seed)), lambda file: file.write(text))
+        print(json.dumps({"setting": setting, "arm": name, "seed": seed, "settings": settings_of(setting)} | result))
         return
-    (options.output_dir / "runs").mkdir(parents=True, exist_ok=True)
+    options.output_dir.mkdir(parents=True, exist_ok=True)
     print(report(run_all(options), options))
 
 

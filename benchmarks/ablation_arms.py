@@ -39,7 +39,7 @@ class Batches:
     are_clusters: bool = False
 
 
-Builder = Callable[[TrainingData, SentenceTransformer, Path], Batches]
+Build = Callable[[TrainingData, SentenceTransformer, Path], Batches]
 
 
 @dataclass(frozen=True)
@@ -51,12 +51,18 @@ class Arm:
         build: Makes the batches' rows, from data, model, and a folder that keeps vectors.
         masks: Arguments of the loss.
         mines_again: Whether it mines once more, with the model that is half trained.
+        restarts: Whether a new trainer goes on from there, as it does when it mines again.
     """
 
     name: str
-    build: Builder
+    build: Build
     masks: dict[str, Any]
     mines_again: bool = False
+    restarts: bool = False
+
+    def parts(self, steps: int) -> tuple[int, ...]:
+        """Steps of its trainers, one after the other."""
+        return (steps // 2, steps - steps // 2) if self.restarts else (steps,)
 
 
 def in_batch(data: TrainingData, model: SentenceTransformer, folder: Path, *, mixed: bool) -> Batches:
@@ -92,14 +98,21 @@ def explicit(
 
 
 def clusters(
-    data: TrainingData, model: SentenceTransformer, folder: Path, *, range_min: int = 0, **options: Any
+    data: TrainingData,
+    model: SentenceTransformer,
+    folder: Path,
+    *,
+    range_min: int = 0,
+    range_max: int | None = None,
+    **options: Any,
 ) -> Batches:
     """Clusters mined with the model; few documents make smaller ones, and windows from the first rank on."""
     datasets, first = {}, 0
     for name, task in data.tasks.items():
         documents = len(np.unique(task.documents))
         settings = {"num_negatives": min(NUM_NEGATIVES, documents - 1), "owner_filter": task.owner_filter} | options
-        settings["range_min"] = range_min if documents > 2 * range_min + 2 * NUM_NEGATIVES else 0
+        if documents > (range_max or range_min + 2 * NUM_NEGATIVES * 3):
+            settings |= {"range_min": range_min, "range_max": range_max}
         mined = find_saha_clusters(task.pairs, model, cache_folder=folder, show_progress_bar=False, **settings)
         groups = mined.labels[:, 0] + first
         datasets[name] = _labelled(task.pairs.select(mined.rows), groups, task, mined.rows)
@@ -113,6 +126,7 @@ MARGIN = {"false_negative_margin": 0.1}
 BOTH = DUPLICATES | MARGIN
 
 COMMUNITIES = partial(clusters, builder="communities")
+_COMMUNITIES = "communities, ranks from"
 
 ARMS = (
     Arm("random in-batch", partial(in_batch, mixed=True), NO_MASKS),
@@ -124,10 +138,16 @@ ARMS = (
     Arm("SaHa + duplicate mask", clusters, DUPLICATES),
     Arm("SaHa + false_negative_margin 0.1", clusters, NO_MASKS | MARGIN),
     Arm("SaHa + both masks", clusters, BOTH),
-    Arm("communities, ranks from 30 (B3) + both masks", partial(COMMUNITIES, range_min=30, owner_filter=False), BOTH),
-    Arm("communities, owner filter + both masks", COMMUNITIES, BOTH),
-    Arm("communities, ranks from 5, owner filter + both masks", partial(COMMUNITIES, range_min=5), BOTH),
-    Arm("SaHa + both masks, mined again", clusters, BOTH, mines_again=True),
+    Arm(
+        f"{_COMMUNITIES} 30 to 130 (B3) + both masks",
+        partial(COMMUNITIES, range_min=30, range_max=130, owner_filter=False),
+        BOTH,
+    ),
+    Arm(f"{_COMMUNITIES} 5 + both masks", partial(COMMUNITIES, range_min=5, owner_filter=False), BOTH),
+    Arm(f"{_COMMUNITIES} 5, owner filter + both masks", partial(COMMUNITIES, range_min=5), BOTH),
+    Arm(f"{_COMMUNITIES} 0, owner filter + both masks", COMMUNITIES, BOTH),
+    Arm("SaHa + both masks, restarted half-way", clusters, BOTH, restarts=True),
+    Arm("SaHa + both masks, mined again half-way", clusters, BOTH, restarts=True, mines_again=True),
 )
 
 

@@ -133,10 +133,10 @@ def score_digits(folder: Path, model: SentenceTransformer) -> dict[str, float]:
 
 
 SETTINGS = {
-    "mini-mmeb": Setting(140, 5e-4, load_scenes, score_scenes),
-    "digits": Setting(37, 5e-4, load_digits, score_digits),
+    "mini-mmeb": Setting(100, 5e-4, load_scenes, score_scenes),
+    "digits": Setting(36, 5e-4, load_digits, score_digits),
 }
-"""About an epoch of each: of 4,500 pairs, and of 1,200."""
+"""Less than an epoch of each: of 4,500 pairs, and of 1,200."""
 
 
 def _joined(
