@@ -1,4 +1,4 @@
-"""What the README shows is what works: its Python runs, its commands exist with these flags."""
+"""What README and FIDELITY.md show is what works: Python runs, commands exist with these flags."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from PIL import Image
 
 from saha_st.cli import build_parser, main
 from saha_st.cli.train import parse_training_arguments
+from saha_st.evaluation import find_benchmark, published_for
 from saha_st.training.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf8")
+FIDELITY = (ROOT / "model_card" / "FIDELITY.md").read_text(encoding="utf8")
 
 
 def blocks(language: str) -> list[str]:
@@ -112,7 +114,7 @@ def test_the_evaluation_scores_what_it_says_and_the_other_commands_have_these_fl
 
 
 def test_the_two_commands_of_the_newcomer_are_there():
-    assert ["saha-st", "quickstart"] in commands() and ["pytest"] in commands()
+    assert ["saha-st", "quickstart"] in commands() and ["pytest", "-n", "2"] in commands()
     assert README.count("pip install uv && uv run --all-extras") == 2
 
 
@@ -125,3 +127,28 @@ def test_the_commands_that_share_and_show_have_these_flags():
     assert [args.backend for args in shared["verify"]] == ["transformers", "vllm"]
     assert shared["verify"][1].server == "http://localhost:8000"
     assert [args.gallery for args in shared["demo"]] == ["scenes", "photos"]
+
+
+def test_what_would_check_the_paper_s_claims_has_these_flags(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = (ROOT / "saha_st/recipes/qwen2-vl-2b-mmeb.yaml").read_text()
+    assert "s/^mining:.*/mining: null/" in FIDELITY
+    Path("random.yaml").write_text(re.sub("^mining:.*", "mining: null", recipe, flags=re.MULTILINE))
+    Path("val2017").mkdir()
+    lines = [shlex.split(line) for line in re.findall(r"`((?:saha-st|accelerate launch) [^`]*)`", FIDELITY)]
+    ran = []
+    for line in lines:
+        args, extra = build_parser().parse_known_args(
+            line[1:] if line[0] == "saha-st" else line[line.index("saha_st") + 1 :]
+        )
+        assert not extra, line
+        if args.command == "train":
+            RunConfig.from_file(args.config)
+        elif args.command == "evaluate":
+            benchmark = find_benchmark(args.benchmark, image_root=args.image_root)
+            assert not args.compare_with or published_for(benchmark.name)
+        ran.append(args.command)
+    assert {name: ran.count(name) for name in ran} == {"evaluate": 6, "train": 2, "mine": 1, "verify": 1}
+    assert RunConfig.from_file("random.yaml").mining is None
+    (python,) = re.findall(r"^```python\n(.*?)^```", FIDELITY, flags=re.MULTILINE | re.DOTALL)
+    compile(python, "FIDELITY.md", "exec")
