@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +116,68 @@ def test_an_interval_holds_the_mean_as_often_as_it_says(benchmark):
     halves = [float(benchmark[0].interval(sample).split(" ± ")[1]) for sample in drawn]
     held = np.abs(100 * drawn.mean(axis=1) - 50) <= halves
     assert 0.93 < held.mean() < 0.97
+
+
+@pytest.fixture
+def setting(benchmark, data, tiny_mllm, monkeypatch):
+    """Seven steps of eight pairs on the colours."""
+    monkeypatch.setattr(benchmark[0], "MODEL", str(tiny_mllm))
+    monkeypatch.setattr(benchmark[0], "BATCH_SIZE", 8)
+    scores = {"Overall": 0.5}
+    return benchmark[2].Setting(7, 5e-4, lambda folder, seed, model: data, lambda folder, model: scores)
+
+
+def arm_named(benchmark, name):
+    return next(arm for arm in benchmark[1].ARMS if arm.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("same-task in-batch", 2),
+        ("mine_hard_negatives, top 7", 9),
+        ("SaHa + both masks, mined again half-way", 2),
+        ("communities, ranks from 0, owner filter + both masks", 2),
+    ],
+)
+def test_all_ways_train_on_as_many_pairs(benchmark, setting, tmp_path, monkeypatch, name, inputs):
+    steps = []
+    train = benchmark[0].train
+    monkeypatch.setattr(
+        benchmark[0], "train", lambda *args, **given: (steps.append(given["steps"]), train(*args, **given))
+    )
+    result = benchmark[0].train_cell(setting, arm_named(benchmark, name), 0, tmp_path)
+    assert steps == ([3, 4] if "again" in name else [7])
+    assert result["inputs"] == pytest.approx(inputs) and result["hit@1"] == {"Overall": 0.5}
+    assert 0 < result["rows"] < 1.5 and 0 <= result["contamination"] < 1 and result["seconds"] > 0
+
+
+def test_a_way_that_keeps_no_batch_of_pairs_has_no_scores(benchmark, setting, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark[0], "BATCH_SIZE", 32)
+    empty = benchmark[0].train_cell(setting, arm_named(benchmark, "same-task in-batch"), 0, tmp_path)
+    assert empty == {"rows": 0.0}
+    scored = {"rows": 1.0, "contamination": 0.1, "contamination_mined": None, "hardness": 0.4}
+    scored |= {"inputs": 2.0, "seconds": 0.04, "hit@1": {"Overall": 0.5}}
+    first, second = benchmark[0].rows_of({"a way": [scored], "another": [empty]})
+    assert first[:4] == ["a way", "100", "10.00", "–"] and len(first) == len(second)
+    assert second == ["another", "0"] + ["–"] * (len(first) - 2)
+
+
+def test_only_whole_lines_of_the_same_settings_are_runs(benchmark, tmp_path):
+    ablation, runs = benchmark[0], tmp_path / "runs.jsonl"
+    assert dict(ablation.finished(runs)) == {}
+    run = {"setting": "digits", "arm": "a way", "seed": 0, "settings": ablation.settings_of("digits")}
+    others = run | {"seed": 1, "settings": run["settings"] | {"steps": 1}}
+    runs.write_text(f'{json.dumps(run)}\n{json.dumps(others)}\n{{"setting": "dig')
+    assert dict(ablation.finished(runs)) == {("digits", "a way", 0): run}
+
+
+def test_of_many_equal_ways_hardly_one_seems_to_differ(benchmark):
+    rng = np.random.default_rng(0)
+    wrong = 0
+    for _ in range(300):
+        means = {f"way {number}": rng.normal(0.5, 0.02, 5) for number in range(14)}
+        wrong += any("*" in found for found in benchmark[0].differences(means, "way 0").values())
+    assert wrong / 300 < 0.08
+    means["better"] = means["way 0"] + rng.normal(0.1, 0.005, 5)
+    assert "*" in benchmark[0].differences(means, "way 0")["better"]
