@@ -18,9 +18,10 @@ def modality_gap(pictures: np.ndarray, texts: np.ndarray) -> float:
     References:
         Liang et al., Mind the Gap, arXiv 2203.02053.
     """
-    return float(np.linalg.norm(_unit(pictures).mean(axis=0) - _unit(texts).mean(axis=0)))
+    sides = (unit_vectors(np.asarray(side, dtype=np.float64)).mean(axis=0) for side in (pictures, texts))
+    return float(np.linalg.norm(next(sides) - next(sides)))
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = np.asarray(vectors, dtype=np.float64)
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Return vectors of length one and of the same dtype, shape (rows, dim); zeros stay zeros."""
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 from sentence_transformers import SentenceTransformer
@@ -33,6 +33,9 @@ def renderings(model: SentenceTransformer, text: str) -> list[Rendering]:
     Args:
         model: What `load_embedder` returned.
         text: The text.
+
+    Raises:
+        ValueError: The prompt leaves no room within the model's ``max_seq_length``.
     """
     found = [_render(model, "query", "query", text)]
     if "image" in model[0].modalities:
@@ -41,8 +44,19 @@ def renderings(model: SentenceTransformer, text: str) -> list[Rendering]:
     return [*found, _render(model, "document", "document", text)]
 
 
-def _render(model: SentenceTransformer, title: str, task: str, cell: Any) -> Rendering:
-    prompt = (model.prompts or {}).get(task)  # as encode_query and encode_document pass it
-    ids = model.preprocess([cell], prompt=prompt, task=task)["input_ids"][0]
+def features_of(model: SentenceTransformer, cell: Any, task: Literal["query", "document"]) -> dict[str, Any]:
+    """Return the features of one input, with the text in front that `encode_query` or `encode_document` takes.
+
+    Raises:
+        ValueError: The input cannot be embedded, or leaves no room within the model's ``max_seq_length``.
+    """
+    names = ("query",) if task == "query" else ("document", "passage", "corpus")
+    prompts = model.prompts or {}
+    prompt = next((prompts[name] for name in (*names, model.default_prompt_name) if name in prompts), None)
+    return model.preprocess([cell], prompt=prompt, task=task)
+
+
+def _render(model: SentenceTransformer, title: str, task: Literal["query", "document"], cell: Any) -> Rendering:
+    ids = features_of(model, cell, task)["input_ids"][0]
     shown = _RUN.sub(lambda run: f"{run[1]}×{len(run[0]) // len(run[1])}", model.tokenizer.decode(ids))
     return Rendering(title, shown, len(ids))

@@ -1,7 +1,8 @@
 """Compare prompts on pairs of a development split: the same model and the same pairs, one prompt after another.
 
 Every anchor searches among all distinct positives. The prompts are compared query by query, so that what is hard for
-all of them is no noise: an interval of a difference comes from drawing the same queries for both (paired bootstrap).
+all of them is no noise, and all differences at once, so that the best of many is not called better for its luck alone
+(`paired_bootstrap`).
 """
 
 from __future__ import annotations
@@ -12,27 +13,26 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer
 
-from saha_st.data.cells import cell_parts, cell_video, stored_cells
-from saha_st.encoding import DistinctInputs, EncodedColumn, encode_column, weights_digest
-from saha_st.encoding.modality_gap import modality_gap
+from saha_st.data.cells import cell_parts, cell_video, stored_cells, with_closed_videos
+from saha_st.encoding import DistinctInputs, EncodedColumn, encode_column, vector_fingerprint, weights_digest
+from saha_st.encoding.modality_gap import modality_gap, unit_vectors
+from saha_st.evaluation.paired_bootstrap import FEW, difference_margins, wilson_interval
 from saha_st.evaluation.prompt_presets import as_entry
+from saha_st.evaluation.prompt_rendering import features_of
 from saha_st.modules.loading import set_prompt
 from saha_st.prompts import HierarchicalPrompt
 from saha_st.token_budgets import BATCH_TOKENS
 
 logger = logging.getLogger(__name__)
 
-SAMPLES = 2000
-"""Draws of the bootstrap."""
-
+_TASKS: Mapping[str, Literal["query", "document"]] = {"anchor": "query", "positive": "document"}
 _BLOCK = 1024  # queries that are compared with all documents at a time
-_DRAWS = 50  # of the bootstrap at a time
 _TIE = 1e-6  # cosines that are closer than this are equal: float32 tells no more
 
 
@@ -42,14 +42,14 @@ class PromptResult:
 
     Attributes:
         name: The prompt's name.
-        prompt: The prompt.
+        prompt: The prompt; None for what the model comes with.
         ranks: The place of the best right document of each distinct anchor, 1 is the first; shape (queries,). A wrong
             document that ties with it stands before it.
         gap: Distance of the centroids of inputs with a picture and of those of text alone; None if the pairs lack one.
     """
 
     name: str
-    prompt: HierarchicalPrompt
+    prompt: HierarchicalPrompt | None
     ranks: np.ndarray
     gap: float | None = None
 
@@ -99,22 +99,30 @@ class PromptSweep:
 
     @cached_property
     def intervals(self) -> np.ndarray:
-        """95 % interval of each prompt's hit@1, shape (prompts, 2)."""
-        return np.quantile(self._resampled, (0.025, 0.975), axis=0).T
+        """95 % interval of each prompt's hit@1 (Wilson's), shape (prompts, 2)."""
+        return np.array([wilson_interval(each.hit(1), self.queries) for each in self.results])
 
     @cached_property
     def differences(self) -> np.ndarray:
-        """95 % interval of each prompt's hit@1 less that of the best, shape (prompts, 2)."""
-        return np.quantile(self._resampled - self._resampled[:, :1], (0.025, 0.975), axis=0).T
+        """Interval of each prompt's hit@1 less that of the best, shape (prompts, 2).
+
+        In 95 % of all cases those of all pairs of prompts hold at once. So of equal prompts, however many, chance puts
+        one outside the noise in about 5 %, although which one is the best is read from the same queries.
+        """
+        hits = np.stack([each.hits for each in self.results])
+        margins = difference_margins(hits, seed=self.seed)[:, 0]
+        means = hits.mean(axis=1) - hits[0].mean()
+        return np.clip(np.stack([means - margins, means + margins], axis=1), -1, 1)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there are too few queries to call any difference real."""
+        return self.queries < FEW
 
     @property
     def within_noise(self) -> list[bool]:
         """For each prompt, whether other queries might as well have put it level with the best."""
-        return [bool(high >= 0) for _, high in self.differences]
-
-    @cached_property
-    def _resampled(self) -> np.ndarray:
-        return resampled_means(np.stack([each.hits for each in self.results]), seed=self.seed)
+        return [self.is_small or bool(high >= -1e-12) for _, high in self.differences]
 
     def to_markdown(self) -> str:
         """Return the table, in percent."""
@@ -135,10 +143,13 @@ class PromptSweep:
         count = f"{self.queries:,} queries, {self.documents:,} documents; guessing hits {1 / self.documents:.2%}."
         level = [each.name for each, noise in zip(self.results[1:], self.within_noise[1:], strict=True) if noise]
         found = [count]
+        if self.is_small:
+            found.append(f"few queries: with fewer than {FEW}, no difference is called real; take more pairs.")
         if level:
             names = ", ".join(f"`{name}`" for name in level)
             found.append(f"≈ within noise of the best: these pairs do not tell {names} from `{self.best.name}`.")
         if len(self.results) > 2:
+            found.append("The intervals of differences hold for all pairs of prompts at once.")
             found.append("The best of many is partly the luckiest: for a figure to quote, score it on other pairs.")
         return found
 
@@ -169,9 +180,10 @@ class PromptSweep:
 def sweep_prompts(
     pairs: Dataset,
     model: SentenceTransformer,
-    prompts: Mapping[str, HierarchicalPrompt],
+    prompts: Mapping[str, HierarchicalPrompt | None],
     *,
     cache_folder: str | os.PathLike[str] | None = None,
+    weights: str | None = None,
     batch_size: int | None = None,
     batch_tokens: int = BATCH_TOKENS,
     seed: int = 0,
@@ -183,38 +195,46 @@ def sweep_prompts(
         pairs: Columns `anchor` and `positive`, as `load_pairs` returns them. Rows with the same anchor are one query
             with several right documents.
         model: What `load_embedder` returned; it keeps its own prompt.
-        prompts: The prompts by name.
+        prompts: The prompts by name; None stands for what the model comes with, whoever made it.
         cache_folder: Where vectors are kept, so that a sweep that was killed goes on, and a longer list costs no more
             than what is new.
+        weights: As `encode_column`.
         batch_size: As `encode_column`.
         batch_tokens: As `encode_column`.
         seed: Seed of the bootstrap.
         show_progress_bar: Show a bar for each column and prompt.
 
     Raises:
-        ValueError: No prompt; a prompt that the model's chat template does not render, before anything is encoded; an
-            input that cannot be encoded. The message names the prompt.
+        ValueError: No prompt; no rows, or fewer than two distinct positives; a prompt that the model's chat template
+            does not render or that leaves no room in its `max_seq_length`, before anything is encoded; an input that
+            cannot be encoded. The message names the prompt.
     """
     if not prompts:
         raise ValueError("prompts is empty: name at least one preset, or write a prompt into the file of the sweep.")
+    if not len(pairs):
+        raise ValueError("pairs has no rows: a sweep needs queries, and two different positives to choose among.")
+    sides = {column: DistinctInputs.of(pairs, column) for column in _TASKS}
+    if len(sides["positive"]) < 2:
+        raise ValueError(
+            f"Column 'positive' has 1 distinct document in {len(pairs)} rows, so that every query finds it. Take more "
+            "pairs, with at least 2 different positives."
+        )
     variants = {name: with_prompt(model, prompt, name) for name, prompt in prompts.items()}
-    sides = {column: DistinctInputs.of(pairs, column) for column in ("anchor", "positive")}
-    pictured = {column: _has_picture(pairs, column, distinct) for column, distinct in sides.items()}
+    pictured = _require_room(pairs, variants, sides)
     right = np.unique(np.stack([distinct.index_of_row for distinct in sides.values()], axis=1), axis=0)
-    options = {"batch_size": batch_size, "batch_tokens": batch_tokens, "weights": weights_digest(model)}
+    options = {"batch_size": batch_size, "batch_tokens": batch_tokens, "weights": weights or weights_digest(model)}
     options |= {"cache_folder": cache_folder, "show_progress_bar": show_progress_bar}
     results = []
     for number, (name, variant) in enumerate(variants.items(), start=1):
         logger.info("Prompt %d of %d: %s", number, len(variants), name)
 
         def encode(column: str, variant: SentenceTransformer = variant, name: str = name) -> EncodedColumn:
-            task = "query" if column == "anchor" else "document"
             try:
-                return encode_column(pairs, column, variant, task=task, distinct=sides[column], **options)
+                return encode_column(pairs, column, variant, task=_TASKS[column], distinct=sides[column], **options)
             except ValueError as error:
                 raise ValueError(f"Prompt {name!r}: {error}") from error
 
-        vectors = {column: _unit(encode(column).embeddings) for column in sides}
+        vectors = {column: unit_vectors(encode(column).embeddings) for column in sides}
         ranks = ranks_of(vectors["anchor"], vectors["positive"], right)
         results.append(PromptResult(name, prompts[name], ranks, _gap(vectors, pictured)))
     return PromptSweep.of(results, len(sides["positive"]), seed=seed)
@@ -243,53 +263,74 @@ def ranks_of(queries: np.ndarray, documents: np.ndarray, right: np.ndarray) -> n
     return ranks
 
 
-def resampled_means(values: np.ndarray, *, seed: int = 0, samples: int = SAMPLES) -> np.ndarray:
-    """Return means over queries that are drawn with replacement, the same ones for every row.
-
-    Args:
-        values: Shape (rows, queries).
-        seed: Decides what is drawn.
-        samples: How often.
-
-    Returns:
-        Shape (samples, rows).
-    """
-    queries, random = values.shape[1], np.random.default_rng(seed)
-    means = np.empty((samples, len(values)))
-    for start in range(0, samples, _DRAWS):
-        count = min(_DRAWS, samples - start)
-        drawn = random.multinomial(queries, np.full(queries, 1 / queries), size=count)  # (count, queries)
-        means[start : start + count] = drawn @ values.T / queries
-    return means
-
-
-def with_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str) -> SentenceTransformer:
-    """Return a copy of a model that shares its weights and has another prompt.
+def with_prompt(
+    model: SentenceTransformer, prompt: HierarchicalPrompt | None, name: str, *, model_name: str = "the model"
+) -> SentenceTransformer:
+    """Return a copy of a model that shares its weights and has another prompt; with None, its own.
 
     Raises:
-        ValueError: The model cannot be given this prompt; the message names it.
+        ValueError: The model cannot be given this prompt; the message names it, and the model by `model_name`.
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     variant = copy.deepcopy(model, shared)
+    if prompt is None:
+        return variant
     try:
-        set_prompt(variant, prompt, "the model")
+        set_prompt(variant, prompt, model_name)
     except ValueError as error:
         raise ValueError(f"Prompt {name!r}: {error}") from error
     return variant
 
 
-def _has_picture(pairs: Dataset, column: str, distinct: DistinctInputs) -> np.ndarray:
-    """Whether each distinct input has an image or a video, shape (distinct,)."""
-    first = pairs.select(distinct.first_row)
-    return np.array([bool(cell_parts(cell)[0]) or bool(cell_video(cell)) for cell in stored_cells(first, column)])
+def is_own_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt) -> bool:
+    """Tell whether a model with this prompt is the model as it comes; an embedder of others has none of ours."""
+    if model[0].prompt != prompt:
+        return False
+    try:
+        variant = with_prompt(model, prompt, "")
+    except ValueError:
+        return False
+    return len({vector_fingerprint(each, weights="") for each in (model, variant)}) == 1
+
+
+def _require_room(
+    pairs: Dataset, variants: Mapping[str, SentenceTransformer], sides: Mapping[str, DistinctInputs]
+) -> dict[str, np.ndarray]:
+    """Let every prompt be put around the shortest inputs with and without pictures, before anything is encoded.
+
+    Returns:
+        For each column, whether each distinct input has an image or a video; shape (distinct,).
+
+    Raises:
+        ValueError: A prompt leaves no room within `max_seq_length`.
+    """
+    pictured = {}
+    for column, distinct in sides.items():
+        stored = list(map(_outline, stored_cells(pairs.select(distinct.first_row), column)))
+        pictured[column], lengths = (np.array(values) for values in zip(*stored, strict=True))
+        kinds = (np.flatnonzero(pictured[column] == kind) for kind in (False, True))
+        for row in [int(distinct.first_row[each[lengths[each].argmin()]]) for each in kinds if len(each)]:
+            try:
+                cell = with_closed_videos(pairs.select_columns(column))[row][column]
+            except Exception as error:  # a picture that cannot be opened, which `encode_column` names
+                logger.debug("Row %d, column %r: %s", row, column, error)
+                continue
+            for name, variant in variants.items():
+                try:
+                    features_of(variant, cell, _TASKS[column])
+                except Exception as error:  # what a processor raises for a bad input has many names
+                    reason = str(error).removeprefix("Input 0 of the batch: ")
+                    raise ValueError(f"Prompt {name!r}: row {row}, column {column!r}: {reason}") from error
+    return pictured
+
+
+def _outline(cell: Any) -> tuple[bool, int]:
+    """Whether a cell has an image or a video, and the length of its text."""
+    images, text = cell_parts(cell)
+    return bool(images) or bool(cell_video(cell)), len(text or "")
 
 
 def _gap(vectors: Mapping[str, np.ndarray], pictured: Mapping[str, np.ndarray]) -> float | None:
     """The modality gap of both columns together."""
     together, has = np.concatenate(list(vectors.values())), np.concatenate(list(pictured.values()))
     return modality_gap(together[has], together[~has]) if has.any() and not has.all() else None
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of length one, shape (rows, dim); those cut to their first dimensions are shorter."""
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

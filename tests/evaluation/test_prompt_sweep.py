@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import numpy as np
@@ -12,8 +13,15 @@ from PIL import Image
 from saha_st.data import load_pairs
 from saha_st.encoding.engine import Encoder
 from saha_st.encoding.modality_gap import modality_gap
-from saha_st.evaluation.prompt_presets import PRESETS
-from saha_st.evaluation.prompt_sweep import PromptResult, PromptSweep, ranks_of, resampled_means, sweep_prompts
+from saha_st.evaluation.prompt_presets import AS_LOADED, PRESETS
+from saha_st.evaluation.prompt_sweep import (
+    PromptResult,
+    PromptSweep,
+    is_own_prompt,
+    ranks_of,
+    sweep_prompts,
+    with_prompt,
+)
 from saha_st.modules import load_embedder
 from saha_st.prompts import HierarchicalPrompt
 
@@ -49,16 +57,6 @@ def test_a_prompt_that_makes_all_vectors_alike_finds_nothing():
     assert ranks_of(same, same, right).tolist() == [6] * 6
 
 
-def test_the_same_queries_are_drawn_for_every_row():
-    values = np.random.default_rng(1).random((1, 40))
-    means = resampled_means(np.concatenate([values, values, 1 - values]), samples=130, seed=3)
-    assert means.shape == (130, 3) and means[:, 0].std() > 0.01
-    np.testing.assert_allclose(means[:, 1], means[:, 0])
-    np.testing.assert_allclose(means[:, 2], 1 - means[:, 0])
-    np.testing.assert_allclose(resampled_means(values, samples=130, seed=3), means[:, :1])
-    assert not np.allclose(resampled_means(values, samples=130, seed=4), means[:, :1])
-
-
 def result(name, hits, gap=None):
     return PromptResult(name, HierarchicalPrompt(system=name), np.where(hits, 1, 3), gap)
 
@@ -90,6 +88,29 @@ def test_many_hard_queries_do_not_hide_a_difference_between_two_prompts():
     (low, high), (other_low, other_high) = sweep.intervals
     assert low < other_high and other_low < high  # the intervals overlap
     assert sweep.within_noise == [True, False]
+
+
+def test_of_many_equal_prompts_the_unluckiest_is_not_called_worse():
+    """Six prompts whose worst is below the best by more than two standard errors of that pair, as happens by luck."""
+    random = np.random.default_rng(3)
+    for _ in range(100):
+        sweep = PromptSweep.of([result(str(number), random.random(200) < 0.3) for number in range(6)], 200)
+        lost = sweep.best.hits - sweep.results[-1].hits
+        if lost.mean() > 2.2 * lost.std() / np.sqrt(200):
+            break
+    else:
+        pytest.fail("no such split")
+    assert all(sweep.within_noise)
+    alone = PromptSweep.of([sweep.best, sweep.results[-1]], 200)
+    assert not all(alone.within_noise)
+
+
+def test_few_queries_tell_nothing_and_say_so():
+    sweep = PromptSweep.of([result("all", np.ones(5, bool)), result("none", np.zeros(5, bool))], 5)
+    assert sweep.within_noise == [True, True] and any(note.startswith("few queries") for note in sweep.notes)
+    assert "| `all` | 100.0 (56.6 to 100.0) |" in sweep.to_markdown()
+    many = PromptSweep.of([result("all", np.ones(30, bool)), result("none", np.zeros(30, bool))], 30)
+    assert many.within_noise == [True, False] and not any("few" in note for note in many.notes)
 
 
 @pytest.fixture(scope="module")
@@ -130,8 +151,74 @@ def test_each_prompt_is_scored_as_an_embedder_that_has_it(swept, pairs):
     assert sweep.queries == 6 and sweep.documents == 6
 
 
-def test_the_model_keeps_its_own_prompt(swept, model):
-    assert model[0].prompt == HierarchicalPrompt() and model.prompts["query"] == HierarchicalPrompt().system
+def state(model):
+    module, backend = model[0], model.tokenizer.backend_tokenizer
+    found = {name: getattr(model, name) for name in ("prompts", "default_prompt_name", "truncate_dim", "training")}
+    found |= {name: getattr(module, name) for name in ("prompt", "processing_kwargs", "max_seq_length")}
+    found |= {"templates": [module.processor.chat_template, module.tokenizer.chat_template]}
+    found |= {"backend": [backend.truncation, backend.padding], "cache": dict(module._chat_template_suffix_cache)}
+    found |= {"weights": [tensor.data_ptr() for tensor in model.parameters()], "modes": module.model.training}
+    return copy.deepcopy(found | {"processor": module.processor.to_dict()})
+
+
+def test_the_model_is_what_it_was_after_a_sweep_and_after_an_error_in_the_middle(pairs, monkeypatch):
+    model = load_embedder("saha-tiny-base", device="cpu", max_seq_length=80, truncate_dim=64)
+    model.train()
+    vectors = model.encode_query(["two stars", "a"])  # which leaves padding and truncation in the tokenizer
+    model.train()
+    before = state(model)
+    assert before["prompt"] == HierarchicalPrompt() and before["backend"][1] is not None and before["training"]
+    prompts = {"user": PRESETS["user"], AS_LOADED: None, "none": PRESETS["none"]}
+    sweep_prompts(pairs, model, prompts, show_progress_bar=False)
+    assert state(model) == before
+    encode_windows, calls = Encoder.encode_windows, []
+
+    def third_fails(self, *args):
+        calls.append(self)
+        if len(calls) == 3:
+            raise ValueError("a broken row")
+        return encode_windows(self, *args)
+
+    monkeypatch.setattr(Encoder, "encode_windows", third_fails)
+    with pytest.raises(ValueError, match="Prompt 'as loaded': a broken row"):
+        sweep_prompts(pairs, model, prompts, show_progress_bar=False)
+    assert state(model) == before
+    monkeypatch.undo()
+    np.testing.assert_array_equal(model.encode_query(["two stars", "a"]), vectors)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory):
+    """An embedder of others: a template without our prompt, and a text in front of queries alone."""
+    model = load_embedder("saha-tiny-base", device="cpu")
+    for owner in (model[0].processor, model[0].tokenizer):
+        owner.chat_template = HierarchicalPrompt.strip(owner.chat_template)
+    model.prompts = {"query": "Instruct: find", "document": ""}
+    folder = tmp_path_factory.mktemp("foreign")
+    model.save_pretrained(str(folder))
+    return load_embedder(str(folder), device="cpu")
+
+
+def test_an_embedder_of_others_is_scored_as_it_is_loaded(foreign, pairs):
+    assert foreign[0].prompt is None
+    sweep = sweep_prompts(pairs, foreign, {AS_LOADED: None, "both": PRESETS["both"]}, show_progress_bar=False)
+    found = {each.name: each for each in sweep.results}
+    anchors, pictures = list(dict.fromkeys(pairs["anchor"])), list(pairs.select(range(6))["positive"])
+    right = [[0, 0], [0, 2], *([i, i] for i in range(1, 6))]
+    queries, documents = foreign.encode_query(anchors), foreign.encode_document(pictures)
+    assert found[AS_LOADED].ranks.tolist() == literal_ranks(queries, documents, right)
+    assert found[AS_LOADED].gap == pytest.approx(modality_gap(documents, queries), abs=1e-4)
+    assert found[AS_LOADED].gap != pytest.approx(found["both"].gap, abs=1e-3)
+    entries = {each["name"]: each for each in sweep.to_dict()["prompts"]}
+    assert entries[AS_LOADED]["as_loaded"] is True and entries["both"]["system"] == PRESETS["both"].system
+
+
+def test_a_model_s_own_prompt_is_known_by_what_it_does(model, foreign):
+    assert [name for name, prompt in PRESETS.items() if is_own_prompt(model, prompt)] == ["both"]
+    assert not any(is_own_prompt(foreign, prompt) for prompt in PRESETS.values())
+    other = with_prompt(model, PRESETS["both"], "both")
+    other.prompts = {"query": "Another text.", "document": ""}  # wins over the system level of the template
+    assert not is_own_prompt(other, PRESETS["both"])
 
 
 def test_what_was_encoded_is_not_encoded_again(swept, model, pairs, monkeypatch):
@@ -155,6 +242,34 @@ def test_pairs_of_text_have_no_gap(model):
     texts = Dataset.from_dict({"anchor": ["a dog", "a cat"], "positive": ["bark", "meow"]})
     sweep = sweep_prompts(texts, model, {"both": PRESETS["both"]}, show_progress_bar=False)
     assert sweep.best.gap is None and "gap" not in sweep.to_markdown()
+
+
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ({"anchor": [], "positive": []}, "pairs has no rows"),
+        ({"anchor": ["a"], "positive": ["b"]}, "Column 'positive' has 1 distinct document in 1 rows"),
+        ({"anchor": ["a", "b"], "positive": ["c", "c"]}, "Column 'positive' has 1 distinct document in 2 rows.*Take"),
+    ],
+)
+def test_pairs_with_nothing_to_choose_among_are_refused(model, columns, named):
+    with pytest.raises(ValueError, match=named):
+        sweep_prompts(Dataset.from_dict(columns), model, PRESETS, show_progress_bar=False)
+
+
+@pytest.mark.parametrize(
+    ("suffixes", "column"),
+    [
+        ({"query_suffix": {"text": " word" * 70, "image": "?"}}, "anchor"),
+        ({"query_suffix": None, "document_suffix": " word" * 70}, "positive"),
+    ],
+)
+def test_a_prompt_that_leaves_no_room_is_refused_before_anything_is_encoded(pairs, monkeypatch, suffixes, column):
+    short = load_embedder("saha-tiny-base", device="cpu", max_seq_length=70)
+    monkeypatch.setattr(Encoder, "encode_windows", None)
+    prompts = {"none": PRESETS["none"], "long": HierarchicalPrompt(system=None, **suffixes)}
+    with pytest.raises(ValueError, match=f"Prompt 'long': row 0, column '{column}': .*max_seq_length=70"):
+        sweep_prompts(pairs, short, prompts, show_progress_bar=False)
 
 
 def test_no_prompts_and_one_that_the_template_drops_are_refused_before_anything_is_encoded(model, pairs, monkeypatch):
