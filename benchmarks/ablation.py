@@ -40,8 +40,7 @@ import numpy as np
 from ablation_arms import ARMS, Arm, AuditedLoss
 from ablation_data import SETTINGS, Setting
 from datasets import Dataset, disable_progress_bars
-from measure import machine, table
-from scipy.stats import t as student
+from measure import half_interval, machine, table
 from scipy.stats import ttest_1samp
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainingArguments
 from tqdm import tqdm
@@ -205,8 +204,7 @@ def interval(values: Sequence[float]) -> str:
     mean = 100 * float(np.mean(values))
     if len(values) < 2:
         return f"{mean:.1f}"
-    half = 100 * float(np.std(values, ddof=1)) / len(values) ** 0.5 * float(student.ppf(0.975, len(values) - 1))
-    return f"{mean:.1f} ± {half:.1f}"
+    return f"{mean:.1f} ± {100 * half_interval(values):.1f}"
 
 
 def differences(means: dict[str, np.ndarray], baseline: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from scipy.stats import t as student
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Timings:
     def cost(self, name: str, base: str) -> str:
         """How often the base's time goes into a contender's, and its spread: above 1 it is the slower one."""
         return self.speed_up(base, name)
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Half the 95 % interval of the mean of few values (Student's t)."""
+    return float(student.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
 
 
 def side_by_side(contenders: Mapping[str, Callable[[], object]], *, rounds: int = 5, warm_up: bool = True) -> Timings:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from measure import machine, table
+from measure import half_interval, machine, table
 from sentence_transformers import SentenceTransformer
 
 from saha_st import RunConfig, load_embedder, train
@@ -36,12 +36,11 @@ from saha_st.data.scenes.mini_mmeb import EVAL_DIR, TRAIN_DIR
 from saha_st.encoding.modality_gap import modality_gap
 from saha_st.evaluation import Scores, evaluate, mini_mmeb_tasks
 from saha_st.evaluation.prompt_presets import PRESETS
+from saha_st.files import write_whole
 
 ZERO_SHOT, TUNED = "zero-shot", "fine-tuned"
 MEANS = ("Classification", "VQA", "Retrieval", "Grounding", "IND", "OOD", "Overall")
 PAPER = "both"
-_STUDENT = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Of Student's distribution the 97.5 % quantile, by number of values."""
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def main() -> None:
     parser.add_argument("--train_rows", type=int, default=500, help="training pairs of each subset")
     parser.add_argument("--eval_rows", type=int, default=80, help="queries of each subset")
     options = parser.parse_args()
-    data = options.output_dir / "mini-mmeb"
+    data = options.output_dir / f"mini-mmeb-{options.train_rows}-{options.eval_rows}"
     if not data.exists():
         write_mini_mmeb(data, seed=0, train_rows=options.train_rows, eval_rows=options.eval_rows)
     cells = Cells(options, data)
@@ -108,8 +107,7 @@ class Cells:
             "seconds": time.perf_counter() - start,
         }
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.with_suffix(".new").write_text(json.dumps(cell, indent=1))
-        file.with_suffix(".new").replace(file)
+        write_whole(file, lambda to: to.write(json.dumps(cell, indent=1).encode()))
         print(f"{file.stem}: overall {scores.overall:.1%}, {cell['seconds']:.0f} s", flush=True)
 
     def of(self, form: str, stage: str, seeds: Sequence[int | None]) -> list[dict[str, Any]]:
@@ -191,7 +189,7 @@ def against(cells: Cells, options: argparse.Namespace) -> str:
             found = [cell["means"]["Overall"] for cell in cells.of(form, TUNED, options.seeds)]
             differences = 100 * (np.array(found) - base)
             each = ", ".join(f"{value:+.1f}" for value in differences)
-            rows.append([f"`{form}`", each, f"{differences.mean():+.1f} ± {_interval(differences):.1f}"])
+            rows.append([f"`{form}`", each, f"{differences.mean():+.1f} ± {half_interval(differences):.1f}"])
     return table(["form", f"seeds {', '.join(map(str, options.seeds))}", "mean"], rows)
 
 
@@ -204,12 +202,7 @@ def _over_queries(found: list[dict[str, Any]], name: str) -> float:
 
 
 def _over_seeds(found: list[dict[str, Any]], name: str) -> float:
-    return _interval(np.array([cell["means"][name] for cell in found]))
-
-
-def _interval(values: np.ndarray) -> float:
-    """Half the 95 % interval of a mean of few values; nan for more than ten."""
-    return _STUDENT.get(len(values), float("nan")) * float(values.std(ddof=1)) / sqrt(len(values))
+    return half_interval([cell["means"][name] for cell in found])
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from real_pairs import TASKS, definitions, draw, smollm2
 from saha_st import HierarchicalPrompt, RunConfig, load_embedder, train
 from saha_st.evaluation.prompt_presets import PRESETS
 from saha_st.evaluation.prompt_sweep import PromptResult, PromptSweep, sweep_prompts
+from saha_st.files import write_whole
 from saha_st.training.config import AdapterConfig, DataConfig, LossConfig, MiningConfig
 
 RAW = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -97,7 +98,7 @@ def fine_tune(model: Path, folder: Path, *, arm: str, seed: int, pairs: Dataset,
     (result,) = sweep_prompts(pairs, trained, {arm: prompt}, batch_tokens=2048, show_progress_bar=False).results
     found = {"arm": arm, "seed": seed, "settings": settings, "seconds": time.perf_counter() - start}
     found |= {"hit@1": result.hit(1), "hit@5": result.hit(5), "mrr": result.mrr}
-    file.write_text(json.dumps(found, indent=1))
+    write_whole(file, lambda to: to.write(json.dumps(found, indent=1).encode()))
     shutil.rmtree(run)
     print(f"{arm}, seed {seed}: hit@1 {result.hit(1):.1%}, {found['seconds']:.0f} s", flush=True)
     return found
@@ -156,7 +157,8 @@ def main() -> None:
         pairs, _ = draw(every, options.pairs, options.seed)
         sweep = zero_shot(model, task, pairs, options.output_dir / "vectors")
         text = f"{task}: {len(pairs)} of {len(every):,} pairs, seed {options.seed}, Python {sys.version.split()[0]}"
-        page = "\n".join([text, "", sweep.to_markdown(), "", *(f"* {note}" for note in sweep.notes)])
+        found = sweep.to_markdown(against=["none", "system"])
+        page = "\n".join([text, "", found, "", *(f"* {note}" for note in sweep.notes)])
         (options.output_dir / f"{task}.md").write_text(page + "\n", encoding="utf8")
         (options.output_dir / f"{task}.json").write_text(json.dumps(sweep.to_dict(), indent=1), encoding="utf8")
         print(f"{page}\n", flush=True)

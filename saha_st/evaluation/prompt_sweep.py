@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -102,17 +102,22 @@ class PromptSweep:
         """95 % interval of each prompt's hit@1 (Wilson's), shape (prompts, 2)."""
         return np.array([wilson_interval(each.hit(1), self.queries) for each in self.results])
 
-    @cached_property
-    def differences(self) -> np.ndarray:
-        """Interval of each prompt's hit@1 less that of the best, shape (prompts, 2).
+    def differences(self, base: int = 0) -> np.ndarray:
+        """Return the interval of each prompt's hit@1 less that of another one, by default of the best; (prompts, 2).
 
         In 95 % of all cases those of all pairs of prompts hold at once. So of equal prompts, however many, chance puts
         one outside the noise in about 5 %, although which one is the best is read from the same queries.
+
+        Args:
+            base: The place of the other one in `results`.
         """
-        hits = np.stack([each.hits for each in self.results])
-        margins = difference_margins(hits, seed=self.seed)[:, 0]
-        means = hits.mean(axis=1) - hits[0].mean()
+        means = np.array([each.hit(1) - self.results[base].hit(1) for each in self.results])
+        margins = self._margins[:, base]
         return np.clip(np.stack([means - margins, means + margins], axis=1), -1, 1)
+
+    @cached_property
+    def _margins(self) -> np.ndarray:
+        return difference_margins(np.stack([each.hits for each in self.results]), seed=self.seed)
 
     @property
     def is_small(self) -> bool:
@@ -122,18 +127,25 @@ class PromptSweep:
     @property
     def within_noise(self) -> list[bool]:
         """For each prompt, whether other queries might as well have put it level with the best."""
-        return [self.is_small or bool(high >= -1e-12) for _, high in self.differences]
+        return [self.is_small or bool(high >= -1e-12) for _, high in self.differences()]
 
-    def to_markdown(self) -> str:
-        """Return the table, in percent."""
+    def to_markdown(self, *, against: Sequence[str] = ()) -> str:
+        """Return the table, in percent.
+
+        Args:
+            against: Names of prompts from which differences are shown as well as from the best.
+        """
         gaps = any(each.gap is not None for each in self.results)
+        names = [each.name for each in self.results]
         header = ["prompt", "hit@1 (95 %)", "hit@5", "MRR", "from the best (95 %)", *["gap"] * gaps]
+        header += [f"from `{name}` (95 %)" for name in against]
         lines = [f"| {' | '.join(header)} |", "|:--|" + "--:|" * (len(header) - 1)]
         for number, each in enumerate(self.results):
             low, high = 100 * self.intervals[number]
             cells = [f"{100 * each.hit(1):.1f} ({low:.1f} to {high:.1f})", f"{100 * each.hit(5):.1f}"]
             cells += [f"{100 * each.mrr:.1f}", self._difference(number)]
             cells += ["–" if each.gap is None else f"{each.gap:.2f}"] * gaps
+            cells += [self._difference(number, names.index(name)) for name in against]
             lines.append(f"| {' | '.join([f'`{each.name}`', *cells])} |")
         return "\n".join(lines)
 
@@ -155,7 +167,7 @@ class PromptSweep:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all that was found as plain JSON values, the ranks included."""
-        rows = zip(self.results, self.intervals, self.differences, self.within_noise, strict=True)
+        rows = zip(self.results, self.intervals, self.differences(), self.within_noise, strict=True)
         return {
             "queries": self.queries,
             "documents": self.documents,
@@ -169,12 +181,13 @@ class PromptSweep:
             ],
         }
 
-    def _difference(self, number: int) -> str:
-        if number == 0:
+    def _difference(self, number: int, base: int = 0) -> str:
+        if number == base:
             return ""
-        low, high = 100 * self.differences[number]
-        mean = 100 * (self.results[number].hit(1) - self.best.hit(1))
-        return f"{mean:.1f} ({low:.1f} to {high:.1f})" + (" ≈" if self.within_noise[number] else "")
+        low, high = self.differences(base)[number]
+        mean = self.results[number].hit(1) - self.results[base].hit(1)
+        noise = self.is_small or low <= 1e-12 and high >= -1e-12
+        return f"{100 * mean:.1f} ({100 * low:.1f} to {100 * high:.1f})" + (" ≈" if noise else "")
 
 
 def sweep_prompts(

@@ -81,6 +81,17 @@ def test_the_best_stands_first_and_noise_is_told_from_a_difference():
     assert any("do not tell `near` from `best`" in note for note in sweep.notes)
 
 
+def test_differences_are_shown_from_any_prompt():
+    hits = np.arange(400) % 2 == 0
+    sweep = PromptSweep.of([result("best", hits), result("none", hits & (np.arange(400) < 200))], 400)
+    low, high = sweep.differences(1)[0]
+    assert low > 0 and (low + high) / 2 == pytest.approx(0.25)
+    assert (sweep.differences(1)[0] == -sweep.differences()[1][::-1]).all()
+    header, _, best, none = sweep.to_markdown(against=["none"]).splitlines()
+    assert header.endswith("| from `none` (95 %) |") and none.endswith("|  |")
+    assert best.endswith(f"| 25.0 ({100 * low:.1f} to {100 * high:.1f}) |")
+
+
 def test_many_hard_queries_do_not_hide_a_difference_between_two_prompts():
     """One prompt is right where the other is, and on 3 % more: far less than the interval of either."""
     base = np.arange(1000) < 400
