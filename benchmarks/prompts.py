@@ -36,7 +36,7 @@ from saha_st.data.scenes.mini_mmeb import EVAL_DIR, TRAIN_DIR
 from saha_st.encoding.modality_gap import modality_gap
 from saha_st.evaluation import Scores, evaluate, mini_mmeb_tasks
 from saha_st.evaluation.prompt_presets import PRESETS
-from saha_st.files import write_whole
+from saha_st.files import write_text_whole
 
 ZERO_SHOT, TUNED = "zero-shot", "fine-tuned"
 MEANS = ("Classification", "VQA", "Retrieval", "Grounding", "IND", "OOD", "Overall")
@@ -107,7 +107,7 @@ class Cells:
             "seconds": time.perf_counter() - start,
         }
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, lambda to: to.write(json.dumps(cell, indent=1).encode()))
+        write_text_whole(file, json.dumps(cell, indent=1))
         print(f"{file.stem}: overall {scores.overall:.1%}, {cell['seconds']:.0f} s", flush=True)
 
     def of(self, form: str, stage: str, seeds: Sequence[int | None]) -> list[dict[str, Any]]:

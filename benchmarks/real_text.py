@@ -28,7 +28,7 @@ from real_pairs import TASKS, definitions, draw, smollm2
 from saha_st import HierarchicalPrompt, RunConfig, load_embedder, train
 from saha_st.evaluation.prompt_presets import PRESETS
 from saha_st.evaluation.prompt_sweep import PromptResult, PromptSweep, sweep_prompts
-from saha_st.files import write_whole
+from saha_st.files import write_text_whole
 from saha_st.training.config import AdapterConfig, DataConfig, LossConfig, MiningConfig
 
 RAW = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -98,7 +98,7 @@ def fine_tune(model: Path, folder: Path, *, arm: str, seed: int, pairs: Dataset,
     (result,) = sweep_prompts(pairs, trained, {arm: prompt}, batch_tokens=2048, show_progress_bar=False).results
     found = {"arm": arm, "seed": seed, "settings": settings, "seconds": time.perf_counter() - start}
     found |= {"hit@1": result.hit(1), "hit@5": result.hit(5), "mrr": result.mrr}
-    write_whole(file, lambda to: to.write(json.dumps(found, indent=1).encode()))
+    write_text_whole(file, json.dumps(found, indent=1))
     shutil.rmtree(run)
     print(f"{arm}, seed {seed}: hit@1 {result.hit(1):.1%}, {found['seconds']:.0f} s", flush=True)
     return found

@@ -33,6 +33,11 @@ def write_whole(path: Path, write: Callable[[Any], None]) -> None:
         raise
 
 
+def write_text_whole(path: Path, text: str) -> None:
+    """As `write_whole`, of a text, in UTF-8."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
 def map_new_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
     """Make an ``.npy`` file and map it to be written.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from saha_st.cli.options import at_least_one, find_model
 from saha_st.cli.train import read_config, with_training_arguments
-from saha_st.files import write_whole
+from saha_st.files import write_text_whole
 
 NAME = "preflight"
 HELP = "token histograms, longest rows, memory and time of a training run"
@@ -48,5 +48,5 @@ def run(args: argparse.Namespace, extra: list[str]) -> int:
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(report.to_dict(), indent=2) + "\n"
-        write_whole(output, lambda file: file.write(text.encode()))
+        write_text_whole(output, text)
     return 1 if report.problems else 0

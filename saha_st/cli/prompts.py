@@ -196,7 +196,7 @@ def _sweep(
 ) -> None:
     from saha_st.encoding import weights_digest
     from saha_st.evaluation.prompt_sweep import sweep_prompts
-    from saha_st.files import write_whole
+    from saha_st.files import write_text_whole
 
     folder, weights = Path(args.output_dir), weights_digest(model)
     facts = _facts(args) | _digests(model, weights, pairs)
@@ -220,7 +220,7 @@ def _sweep(
     texts = {"prompts.md": _page(args, sweep, notes), _RESULTS: json.dumps(facts, indent=1, ensure_ascii=False)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
-        write_whole(folder / name, lambda file, text=text: file.write(text.encode()))
+        write_text_whole(folder / name, text)
     print(f"{texts['prompts.md']}\nResults: {folder / _RESULTS}\nPage:    {folder / 'prompts.md'}")
 
 

@@ -17,7 +17,7 @@ from saha_st.card.sidecars import report_name
 from saha_st.card.tables import CHANCE_MARK, CHANCE_NOTE
 from saha_st.evaluation.scores import NO_SCORE, Scores, comparison_table
 from saha_st.evaluation.task_sources import TaskSource
-from saha_st.files import write_whole
+from saha_st.files import write_text_whole, write_whole
 
 _COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # told apart by the colour-blind, too
 _BAR = 0.24  # inches
@@ -121,9 +121,9 @@ class Report:
         name = report_name(self.benchmark) + ("" if self.limit is None else f".limit-{self.limit}")
         page, chart = folder / f"{name}.md", folder / f"{name}.png"
         write_whole(chart, self.draw)
-        write_whole(page, lambda file: file.write(self.to_markdown(chart.name).encode()))
+        write_text_whole(page, self.to_markdown(chart.name))
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n"
-        write_whole(folder / f"{name}.json", lambda file: file.write(text.encode()))
+        write_text_whole(folder / f"{name}.json", text)
         return page, chart
 
     def draw(self, file: BinaryIO) -> None:

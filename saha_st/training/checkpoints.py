@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from saha_st.files import write_whole
+from saha_st.files import write_text_whole
 from saha_st.training.config import RunConfig
 
 CONFIG_FILE = "run_config.json"
@@ -28,7 +28,7 @@ def open_output_dir(config: RunConfig, *, resume: bool) -> Path:
     if begun:
         _check_same(folder, wanted)
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / CONFIG_FILE, lambda file: file.write(json.dumps(wanted, indent=2).encode()))
+    write_text_whole(folder / CONFIG_FILE, json.dumps(wanted, indent=2))
     return folder
 
 

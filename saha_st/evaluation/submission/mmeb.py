@@ -26,7 +26,7 @@ from saha_st.evaluation.encoder import model_name_of, name_of_source
 from saha_st.evaluation.metrics import mean_metrics
 from saha_st.evaluation.rankings import Rankings, RankingsSource, rankings_file, read_rankings
 from saha_st.evaluation.specs import HIT_AT_1, LABELS, TaskSpec, mmeb_specs, video_specs, visdoc_specs
-from saha_st.files import write_whole
+from saha_st.files import write_text_whole
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +103,7 @@ def mmeb_submission(
     file = Path(output_dir) / "scores" / f"{metadata['model_name']}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(submission, indent=4, allow_nan=False) + "\n"
-    write_whole(file, lambda handle: handle.write(text.encode()))
+    write_text_whole(file, text)
     return file
 
 
