@@ -1,11 +1,12 @@
 """Communities: what their partitioners are worth, and what is in their clusters where the truth is known.
 
-    OMP_NUM_THREADS=1 python benchmarks/communities.py              # both sections; about 10 minutes on a free core
-    python benchmarks/communities.py --sections truth               # one of: partitioners truth
-    python benchmarks/communities.py --quick                        # both small: a smoke test
+    OMP_NUM_THREADS=1 python benchmarks/communities.py              # all sections; about 12 minutes on a free core
+    python benchmarks/communities.py --sections truth               # one of: partitioners owners truth
+    python benchmarks/communities.py --quick                        # all small: a smoke test
 
 "partitioners" divides pairs of topics (see `cluster_rule.py`) by the greedy partitioner, by METIS, and in their order,
-each with the owner filter and without. "truth" mines a subset of mini-MMEB with saha-tiny-base: contamination is the
+each with the owner filter and without. "owners" has documents with several owners each, down to a few labels, among
+them some of very different frequency. "truth" mines a subset of mini-MMEB with saha-tiny-base: contamination is the
 share of negatives that are positives in truth, as their concepts are equal; hardness is the mean cosine of an anchor
 and its true negatives. Every ordered pair of rows in a cluster counts.
 """
@@ -22,11 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from cluster_rule import POOL, retrieval
+from cluster_rule import POOL, Scenario, retrieval
 from measure import machine, peak_memory, table
 
+from saha_st.mining.audit import Truth, audit_negatives
 from saha_st.mining.build import find_clusters
-from saha_st.mining.clusters import ClusterAssignment
 from saha_st.mining.communities import assign_communities
 
 PARTITIONERS = ("greedy", "metis")
@@ -37,29 +38,72 @@ def partitioners(options: argparse.Namespace) -> None:
     cells = []
     for rows in options.rows:
         scenario = retrieval(rows, options.dim, seed=options.seed)
-        lists = scenario.neighbours[:, : options.range_max]
         for owner_filter in (False, True):
             for name in PARTITIONERS:
-                start = time.perf_counter(), time.process_time()
-                arguments = {"range_max": options.range_max, "owner_filter": owner_filter, "partitioner": name}
-                peak, result = peak_memory(
-                    lambda lists=lists, scenario=scenario, arguments=arguments: assign_communities(
-                        lists, scenario.anchors, scenario.document_of_row, **arguments
-                    )
-                )
-                clock, processor = time.perf_counter() - start[0], time.process_time() - start[1]
-                counts = result.counts
-                full = counts.cluster_sizes.get(16, 0) / counts.clusters
-                cells.append(
-                    [f"{rows:,}", "on" if owner_filter else "off", name, f"{2 * counts.edges / rows:.1f}"]
-                    + [f"{counts.edges_in_clusters / counts.edges:.2%}", f"{clock:.1f}", f"{processor:.1f}"]
-                    + [f"{peak / 1e6:,.0f}", f"{full:.1%}", f"{counts.rows_left_out:,}"]
-                )
-                print(f"{rows:,} rows, {name}: {clock:.0f} s", file=sys.stderr)
+                cells.append(_divided(scenario, options, owner_filter=owner_filter, partitioner=name))
     print(f"\n### Partition into clusters of 16; windows of {options.range_max} ranks, {options.dim} dims\n")
-    columns = ["rows", "owner filter", "partitioner", "edges a row", "edges inside", "s", "CPU s", "peak MB"]
-    print(table([*columns, "full clusters", "rows left out"], cells))
+    print(table(COLUMNS, cells))
     print("\nWithout lists, which are given. Clusters drawn at random have 0.00% of the edges.")
+
+
+def owners(options: argparse.Namespace) -> None:
+    """The same where documents have several owners each."""
+    cells = []
+    for documents in options.documents:
+        for skewed in (False, True) if documents < 100 else (False,):
+            scenario = shared_documents(options.owned_rows, documents, options.dim, seed=options.seed, skewed=skewed)
+            for owner_filter in (False, True):
+                cells.append(_divided(scenario, options, owner_filter=owner_filter, partitioner="greedy"))
+    print(f"\n### Several owners a document: {options.owned_rows:,} rows; windows of {options.range_max} ranks\n")
+    print(table(COLUMNS, cells))
+
+
+COLUMNS = ["rows", "owner filter", "partitioner", "edges a row", "edges inside", "s", "CPU s", "peak MB"]
+COLUMNS += ["full clusters", "rows left out"]
+
+
+def _divided(scenario: Scenario, options: argparse.Namespace, *, owner_filter: bool, partitioner: str) -> list[str]:
+    """One row of a table."""
+    lists = scenario.neighbours[:, : options.range_max]
+    arguments = {"range_max": options.range_max, "owner_filter": owner_filter, "partitioner": partitioner}
+    start = time.perf_counter(), time.process_time()
+    peak, result = peak_memory(
+        lambda: assign_communities(lists, scenario.anchors, scenario.document_of_row, **arguments)
+    )
+    clock, processor = time.perf_counter() - start[0], time.process_time() - start[1]
+    counts, rows = result.counts, len(lists)
+    full = counts.cluster_sizes.get(16, 0) / counts.clusters
+    print(f"{scenario.name}, {rows:,} rows, {partitioner}: {clock:.0f} s", file=sys.stderr)
+    return [
+        f"{rows:,}, {scenario.name}",
+        "on" if owner_filter else "off",
+        partitioner,
+        f"{2 * counts.edges / rows:.1f}",
+        f"{counts.edges_in_clusters / counts.edges:.2%}",
+        f"{clock:.1f}",
+        f"{processor:.1f}",
+        f"{peak / 1e6:,.0f}",
+        f"{full:.1%}",
+        f"{counts.rows_left_out:,}",
+    ]
+
+
+def shared_documents(rows: int, documents: int, dim: int, *, seed: int, skewed: bool = False) -> Scenario:
+    """Rows around documents of topics, equally many owners of each; skewed: half as many as the one before have."""
+    rng = np.random.default_rng(seed)
+    centres = rng.standard_normal((max(documents // 200, 1), dim), dtype=np.float32)
+    vectors = centres[np.arange(documents) % len(centres)] + rng.standard_normal((documents, dim), dtype=np.float32)
+    share = 0.5 ** np.arange(documents) if skewed else np.ones(documents)
+    sizes = np.maximum(rows * share / share.sum(), 1).astype(int)
+    sizes[0] += rows - sizes.sum()
+    document_of_row = rng.permutation(np.repeat(np.arange(documents), sizes))
+    anchors = (vectors[document_of_row] + rng.standard_normal((rows, dim), dtype=np.float32)).astype(np.float16)
+    lists = np.empty((rows, min(POOL, documents)), dtype=np.int32)
+    for start in range(0, rows, 4096):
+        scores = anchors[start : start + 4096].astype(np.float32) @ vectors.T
+        lists[start : start + 4096] = np.argsort(-scores, axis=1)[:, : lists.shape[1]]
+    name = f"{documents:,} documents" + (", each half as frequent" if skewed else "")
+    return Scenario(name, lists, anchors, document_of_row)
 
 
 @dataclass(frozen=True)
@@ -88,7 +132,7 @@ def truth(options: argparse.Namespace) -> None:
             num_negatives=options.num_negatives,
             **arguments,
         )
-        contamination, hardness = _measured(known, result)
+        contamination, hardness = _measured(known, result.clusters)
         counts = result.counts
         size = counts.members / counts.clusters
         cells.append([name, f"{contamination:.2%}", f"{hardness:.4f}", f"{size:.2f}", f"{counts.rows_left_out}"])
@@ -111,20 +155,17 @@ def _builders() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "communities, METIS, range_min=0, owner filter", arguments
 
 
-def _measured(known: Known, result: ClusterAssignment) -> tuple[float, float]:
-    """Contamination and hardness of the clusters."""
-    one, other = _ordered_pairs(result.clusters)
-    false = known.concept_of_row[one] == known.concept_of_row[other]
-    anchors, documents = known.anchors[one], known.documents[known.document_of_row[other]]
-    cosines = np.einsum("nd,nd->n", anchors, documents)
-    cosines /= np.linalg.norm(anchors, axis=1) * np.linalg.norm(documents, axis=1)
-    return float(false.mean()), float(cosines[~false].mean())
+def _measured(known: Known, clusters: Sequence[np.ndarray]) -> tuple[float, float]:
+    """Contamination and hardness of clusters, as the report has them."""
+    one, other = _ordered_pairs(clusters)
+    judge = Truth(known.concept_of_row, known.document_of_row, known.anchor_of_row)
+    audit = audit_negatives(known.anchors, known.documents, one, known.document_of_row[other], judge)
+    return audit.contamination, audit.hardness
 
 
 def _by_chance(known: Known, options: argparse.Namespace) -> list[str]:
     rows = np.random.default_rng(options.seed).permutation(len(known.document_of_row))
-    clusters = np.array_split(rows, len(rows) // (options.num_negatives + 1))
-    contamination, hardness = _measured(known, ClusterAssignment(clusters, counts=None))
+    contamination, hardness = _measured(known, np.array_split(rows, len(rows) // (options.num_negatives + 1)))
     return [f"{contamination:.2%}", f"{hardness:.4f}"]
 
 
@@ -165,8 +206,8 @@ def _mini_mmeb(subset: str, rows: int, seed: int) -> Known:
     )
 
 
-SECTIONS = {"partitioners": partitioners, "truth": truth}
-QUICK = {"rows": [2000], "train_rows": 60}
+SECTIONS = {"partitioners": partitioners, "owners": owners, "truth": truth}
+QUICK = {"rows": [2000], "owned_rows": 800, "documents": [800, 80, 16], "train_rows": 60}
 
 
 def main() -> None:
@@ -176,6 +217,9 @@ def main() -> None:
     )
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what to measure")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 500_000], help="rows to divide")
+    parser.add_argument("--owned_rows", type=int, default=20_000, help="rows to divide in section owners")
+    documents = [20_000, 2000, 400, 16]
+    parser.add_argument("--documents", type=int, nargs="+", default=documents, help="documents that they share")
     parser.add_argument("--dim", type=int, default=64, help="dimensions of the generated vectors")
     parser.add_argument("--range_max", type=int, default=POOL, help="ranks in a window")
     parser.add_argument("--subset", default="Scenes_t2i", help="training subset of mini-MMEB")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from saha_st.card.tables import has_owner_filter
+from saha_st.card.tables import dropped_by_owner_filter, has_owner_filter, is_of_communities
 
 _PALE, _DARK, _DROPPED = "#cfe3f1", "#0072b2", "#d55e00"  # told apart by the colour-blind, too
 
@@ -43,8 +43,9 @@ def draw_mining(mining: Mapping[str, Mapping[str, Any]], path: Path) -> bool:
 
 def _draw_dropped(axes: Any, mining: Mapping[str, Mapping[str, Any]]) -> None:
     """Draw a bar for each dataset, or say that its filter was off, which is not the same as a bar of length 0."""
-    axes.set_title("Candidates dropped by the owner filter", fontsize=9)
-    bars = axes.barh(list(mining), [each.get("owners_filtered", 0) for each in mining.values()], color=_DROPPED)
+    what = "Pairs kept apart" if any(map(is_of_communities, mining.values())) else "Candidates dropped"
+    axes.set_title(f"{what} by the owner filter", fontsize=9)
+    bars = axes.barh(list(mining), [dropped_by_owner_filter(each) or 0 for each in mining.values()], color=_DROPPED)
     axes.bar_label(bars, ["" if has_owner_filter(each) else "off" for each in mining.values()], padding=3, fontsize=8)
 
 

@@ -52,13 +52,23 @@ def has_owner_filter(statistics: Mapping[str, Any]) -> bool:
     return statistics.get("settings", {}).get("owner_filter", True)
 
 
+def is_of_communities(statistics: Mapping[str, Any]) -> bool:
+    """Whether clusters are communities, so that what the owner filter dropped are pairs of rows."""
+    return statistics.get("settings", {}).get("builder") == "communities"
+
+
+def dropped_by_owner_filter(statistics: Mapping[str, Any]) -> int | None:
+    """Candidates, or pairs of rows, that the owner filter dropped; None if nobody counted them."""
+    return statistics.get("owners_filtered", statistics.get("pairs_kept_apart"))
+
+
 def _mined(statistics: Mapping[str, Any]) -> list[str]:
     sizes = [int(size) for size in statistics["cluster_sizes"]]
     return [
         _count(statistics["rows"]),
         _count(statistics["clusters"]),
         f"{min(sizes)}–{max(sizes)}" if sizes else _NONE,
-        _count(statistics.get("owners_filtered")) if has_owner_filter(statistics) else "off",
+        _count(dropped_by_owner_filter(statistics)) if has_owner_filter(statistics) else "off",
         _count(statistics.get("rows_left_out")),
     ]
 

@@ -11,7 +11,14 @@ import yaml
 from saha_st.card import facts
 from saha_st.card.readme import TRAINED, hidden_note
 from saha_st.card.recipe import hub_datasets, is_hub_id
-from saha_st.card.tables import CHANCE_NOTE, has_owner_filter, mining_table, results_table, shows_chance
+from saha_st.card.tables import (
+    CHANCE_NOTE,
+    has_owner_filter,
+    is_of_communities,
+    mining_table,
+    results_table,
+    shows_chance,
+)
 
 if TYPE_CHECKING:
     from saha_st.card.data import SaHaModelCardData
@@ -49,6 +56,7 @@ def template_variables(data: SaHaModelCardData) -> dict[str, Any]:
         "recipe_text": recipe and yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=119),
         "hub_datasets": hub_datasets(recipe),
         "mining_table": data.mining and mining_table(data.mining),
+        "communities": any(map(is_of_communities, (data.mining or {}).values())),
         "owners_filtered": any(map(has_owner_filter, (data.mining or {}).values())),
         "results": [_shown(report) for report in data.reports],
         "fence": fence,

@@ -2,8 +2,9 @@
 
 Writes clusters.parquet (row, cluster, anchor, positive) and mining.json (settings and counts) to --output_dir, and
 keeps the vectors in --cache_folder, so that a killed run goes on where it stopped. --report also writes a page about
-what was mined, and its numbers to audit.json. Several processes, one a GPU, share the encoding and the search, through
-a --cache_folder that all of them see:
+what was mined, and its numbers to audit.json; the page alone, if the same command, or one without --report, has mined
+there already. Several processes, one a GPU, share the encoding and the search, through a --cache_folder that all of
+them see:
 
   torchrun --nproc_per_node 8 -m saha_st mine pairs.parquet --model org/saha --output_dir mined
 """
@@ -23,7 +24,7 @@ from saha_st.cli.options import (
     load_source,
     require_model,
 )
-from saha_st.files import require_new_file, write_whole
+from saha_st.files import require_new_file, write_text_whole
 from saha_st.ranks import Ranks
 
 NAME = "mine"
@@ -73,9 +74,11 @@ def run(args: argparse.Namespace) -> int:
 
     output_dir, ranks = Path(args.output_dir), Ranks.current()
     with ranks.together():
-        if (output_dir / "mining.json").exists():
+        is_mined = ranks.share((output_dir / "mining.json").exists())
+        if is_mined and not args.report:
             raise FileExistsError(
-                f"{str(output_dir)!r} holds a mining result already. Remove it or choose another folder."
+                f"{str(output_dir)!r} holds a mining result already. Choose another folder, or remove "
+                "clusters.parquet and mining.json there (vectors may stay); --report FILE.html writes a page about it."
             )
         check_options(args.num_negatives, args.pool_multiplier, args.max_owner_similarity, args.relative_margin)
         check_builder(args.builder, args.partitioner, args.range_min, args.range_max)
@@ -83,27 +86,32 @@ def run(args: argparse.Namespace) -> int:
         require_model(args.model_name_or_path, args.revision)
         source = load_source(args, owner_filter=not args.no_owner_filter)
         truth = _load_truth(args)
-        from saha_st.mining import find_saha_clusters  # and torch, now that all is there
+        from saha_st.mining.miner import find_saha_clusters, load_saha_clusters  # and torch, now that all is there
 
         model = load_model(args)
-    names = ("num_negatives", "pool_multiplier", "max_owner_similarity", "relative_margin", "use_faiss")
-    names += ("builder", "range_min", "range_max", "partitioner", "batch_size", "batch_tokens")
-    mined = find_saha_clusters(
-        source.dataset,
-        model,
-        owner_filter=source.owner_filter,
-        faiss_index=args.faiss_index,
-        cache_folder=args.cache_folder or output_dir / "vectors",
-        show_progress_bar=not args.quiet,
-        ranks=ranks,
-        **{name: getattr(args, name) for name in names},
-    )
+    names = ("num_negatives", "pool_multiplier", "max_owner_similarity", "relative_margin")
+    names += ("builder", "range_min", "range_max", "partitioner", "use_faiss", "faiss_index")
+    settings = {name: getattr(args, name) for name in names} | {"owner_filter": source.owner_filter}
+    if not is_mined:
+        mined = find_saha_clusters(
+            source.dataset,
+            model,
+            batch_size=args.batch_size,
+            batch_tokens=args.batch_tokens,
+            cache_folder=args.cache_folder or output_dir / "vectors",
+            show_progress_bar=not args.quiet,
+            ranks=ranks,
+            **settings,
+        )
     with ranks.together():
         if ranks.is_main:
-            mined.save(output_dir)
+            if is_mined:
+                mined = load_saha_clusters(output_dir, source.dataset, model, **settings)
+            else:
+                mined.save(output_dir)
             if args.report:
                 _report(args, source, model, mined, truth)
-    print(json.dumps(mined.statistics, indent=2))
+            print(json.dumps(mined.statistics, indent=2))
     return 0
 
 
@@ -138,10 +146,9 @@ def _report(args: argparse.Namespace, source: Any, model: Any, mined: Any, truth
         mined,
         truth_column=truth,
         name=source.name,
+        distinct=mined.inputs,
         cache_folder=args.cache_folder or Path(args.output_dir) / "vectors",
-        use_faiss=args.use_faiss,
-        faiss_index=args.faiss_index,
         show_progress_bar=not args.quiet,
     )
     text = json.dumps(findings.to_dict(), indent=2) + "\n"
-    write_whole(Path(args.output_dir) / "audit.json", lambda file: file.write(text.encode()))
+    write_text_whole(Path(args.output_dir) / "audit.json", text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from saha_st.data.mmeb.files import open_mmeb
 from saha_st.data.mmeb.subsets import MMEB_TRAIN_SUBSETS, pick_subsets
@@ -42,7 +42,7 @@ def load_truth(
         seed: As they do.
 
     Returns:
-        The values; None for a row without.
+        The values; None for a row without. As `truth_values`.
 
     Raises:
         ValueError: There is no such column.
@@ -56,7 +56,15 @@ def load_truth(
         table = _concepts(table, name, folder, subset)
     if column not in table.column_names:
         raise ValueError(f"truth_column: {name} has no column {column!r}; it has {', '.join(table.column_names)}.")
-    return list(draw_rows(table.select_columns([column]), max_rows, seed)[0][column])
+    return truth_values(draw_rows(table.select_columns([column]), max_rows, seed)[0], column)
+
+
+def truth_values(dataset: Dataset, column: str) -> list[Any]:
+    """Read a column; -1 among class labels, which is how `datasets` says that a row has none, is None."""
+    values = dataset.with_format(None)[column][:]
+    if isinstance(dataset.features[column], ClassLabel):
+        return [None if value == -1 else value for value in values]
+    return list(values)
 
 
 def _mmeb_rows(path: str | Path, subset: str | None, split: str) -> tuple[Dataset, str, Path, str]:

@@ -1,8 +1,8 @@
 """What mined negatives are worth, in numbers: how many are in truth positives, and how hard the true ones are.
 
 Truth is one value a row: rows of equal value are in truth each other's positives. A negative is a row's anchor beside
-a document, and it is contaminated if a row of the anchor's truth owns that document. Models never see the truth. Pure
-NumPy, arrays in and numbers out.
+a document, and it is contaminated if a row of the anchor's truth owns that document; an anchor that occurs in several
+rows has the truths of all of them. Models never see the truth. Pure NumPy, arrays in and numbers out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from saha_st.mining.ragged import Ragged
+
 _BLOCK = 4096  # pairs whose vectors are in memory at a time
 
 
@@ -25,21 +27,23 @@ class Truth:
     Args:
         codes: One number for each truth, -1 where it is not known, shape (rows,).
         document_of_row: The document that is each row's positive, shape (rows,).
+        anchor_of_row: Rows of one number, from 0 on, have one anchor, and all their truths are its own, shape (rows,).
+            None: every row has an anchor of its own.
     """
 
     codes: np.ndarray
     document_of_row: np.ndarray
+    anchor_of_row: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        if len(self.codes) != len(self.document_of_row):
-            raise ValueError(
-                f"truth has {len(self.codes)} values for {len(self.document_of_row)} rows; give one a row."
-            )
+        for each in (self.document_of_row, self.anchor_of_row):
+            if each is not None and len(self.codes) != len(each):
+                raise ValueError(f"truth has {len(self.codes)} values for {len(each)} rows; give one a row.")
 
     @classmethod
-    def of(cls, values: Sequence[Any], document_of_row: np.ndarray) -> Truth:
+    def of(cls, values: Sequence[Any], document_of_row: np.ndarray, anchor_of_row: np.ndarray | None = None) -> Truth:
         """Read one value a row; see `truth_codes`."""
-        return cls(truth_codes(values), np.asarray(document_of_row))
+        return cls(truth_codes(values), np.asarray(document_of_row), anchor_of_row)
 
     @property
     def rows_without(self) -> int:
@@ -63,10 +67,23 @@ class Truth:
         """
         has_truth, right = self._positives
         places = np.minimum(documents, len(has_truth) - 1)
-        judged = (self.codes[rows] >= 0) & has_truth[places]
-        keys = self.codes[rows] * len(has_truth) + places
+        anchors = rows if self.anchor_of_row is None else self.anchor_of_row[rows]
+        codes, pair = self._truths_of_anchor.joined(anchors)  # an anchor may have several
+        judged = np.zeros(len(rows), dtype=bool)
+        judged[pair] = has_truth[places[pair]]
+        keys = codes * len(has_truth) + places[pair]
         found = np.minimum(np.searchsorted(right, keys), len(right) - 1)
-        return judged, judged & (right[found] == keys)
+        positive = np.zeros(len(rows), dtype=bool)
+        positive[pair[right[found] == keys]] = True
+        return judged, positive
+
+    @cached_property
+    def _truths_of_anchor(self) -> Ragged:
+        """The truths of each anchor, each once, those that are known."""
+        anchors = np.arange(len(self.codes)) if self.anchor_of_row is None else self.anchor_of_row
+        known = self.codes >= 0
+        pairs = np.unique(np.stack((anchors[known], self.codes[known]), axis=1), axis=0)
+        return Ragged.group(pairs[:, 1], by=pairs[:, 0], lists=int(anchors.max()) + 1)
 
     @cached_property
     def _positives(self) -> tuple[np.ndarray, np.ndarray]:
@@ -135,7 +152,8 @@ def truth_codes(values: Sequence[Any]) -> np.ndarray:
     """Number the truths in the order in which they first occur.
 
     Args:
-        values: A text, number or label for each row. None, NaN and "" (which is how CSV says None) are no truth.
+        values: A text, number or label for each row. None, NaN, pandas' NA and "" (which
+            is how CSV says None) are no truth.
 
     Returns:
         Shape (rows,), int64; -1 for no truth.
@@ -145,7 +163,7 @@ def truth_codes(values: Sequence[Any]) -> np.ndarray:
     """
     codes, number_of = np.full(len(values), -1, dtype=np.int64), {}
     for row, value in enumerate(values):
-        if value is None or value == "" or value != value:
+        if _is_missing(value):
             continue
         if not isinstance(value, str | Number | np.generic):
             raise ValueError(
@@ -156,6 +174,13 @@ def truth_codes(values: Sequence[Any]) -> np.ndarray:
     if not number_of:
         raise ValueError(f"truth: none of {len(codes)} rows has one, so nothing can be judged. Name another column.")
     return codes
+
+
+def _is_missing(value: Any) -> bool:
+    try:
+        return value is None or bool(value == "" or value != value)
+    except (TypeError, ValueError):  # of pandas' NA, no comparison is true or false; an array has many
+        return type(value).__name__ == "NAType"
 
 
 def audit_negatives(

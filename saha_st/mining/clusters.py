@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -24,6 +24,9 @@ from saha_st.mining.checks import (
     score_limits,
 )
 from saha_st.mining.ragged import Ragged, first_maxima, is_in, starts_of_runs
+
+if TYPE_CHECKING:
+    from saha_st.mining.communities import CommunityCounts
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class ClusterAssignment:
     """The clusters, phase 1 before phase 2, each an array of rows that begins with the anchor's; and the counts."""
 
     clusters: list[np.ndarray]
-    counts: ClusterCounts
+    counts: ClusterCounts | CommunityCounts
 
 
 def pool_size(num_negatives: int, pool_multiplier: int) -> int:

@@ -3,14 +3,18 @@
 The manner of B3 (Thirukovalluru et al., arXiv 2505.11293): an edge between rows that lie in each other's window of
 ranks, and a balanced partition that keeps many edges inside. Two rows are in each other's window when each one's
 positive has a rank from `range_min` up to `range_max` for the other's anchor; positives of the anchor itself have no
-rank. A document with several owners brings all of them, or `rank_windows.MAX_OWNERS` for each row if they are many.
+rank. A document with several owners brings as many of them as a row has edges to spare, of `range_max` in all: see
+`rank_windows.mutual_pairs`.
 
 With the owner filter, which is SaHa's (Ju & Lee, arXiv 2508.00955), as a rule for pairs: of the rows that list one
 another, each suspects the (K + 1) / 2 whose anchors are most similar to its own, and two that suspect each other never
 share a cluster. SaHa fills one anchor's cluster, so it keeps the K least similar; here every pair of a cluster counts,
 and two rows meet through third ones even without an edge, so a doubtful pair must be kept apart and not just lose its
 edge. (K + 1) / 2: fewer suspects let more false negatives in, more of them make the others less hard; and nobody is
-kept apart from more rows than half a cluster has, so that a place is found for nearly every row.
+kept apart from more rows than half a cluster has.
+
+A cluster has one row of a document at most. So where a document has more owners than all others together, the rest of
+them stay out, and where one has very many, clusters are small: each of its rows needs a mate.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from saha_st.mining.checks import (
     inverse_norms,
     score_limits,
 )
-from saha_st.mining.clusters import ClusterAssignment, ClusterCounts, pool_size
+from saha_st.mining.clusters import ClusterAssignment, pool_size
 from saha_st.mining.metis import metis_parts
 from saha_st.mining.partition import partition
 from saha_st.mining.rank_windows import (
@@ -49,21 +53,36 @@ logger = logging.getLogger(__name__)
 Partitioner = Literal["greedy", "metis"]
 
 
+_MANY_LEFT_OUT = 0.05  # share of rows above which it is said
+
+
 @dataclass(frozen=True)
-class CommunityCounts(ClusterCounts):
-    """As `ClusterCounts`. There is one phase, every row is in one cluster at most, and what was dropped are pairs.
+class CommunityCounts:
+    """What happened while rows were divided; every row is in one cluster at most.
 
     Args:
+        rows: (anchor, positive) pairs that came in.
+        clusters: clusters.
+        members: rows in clusters.
+        rows_left_out: rows in no cluster: nobody was left that they may stand beside.
         documents_in_margin: documents that `relative_margin` took out of windows.
-        owners_too_similar: pairs of rows that `max_owner_similarity` keeps apart.
-        owners_filtered: pairs of rows that the owner filter keeps apart.
-        owners_clashing: always 0: rivals have no edge to begin with.
+        pairs_kept_apart: pairs of rows that the owner filter keeps apart.
+        pairs_too_similar: pairs of rows that `max_owner_similarity` keeps apart.
         edges: pairs of rows that lie in each other's window and are not kept apart.
         edges_in_clusters: those whose rows share a cluster.
+        cluster_sizes: how many clusters have how many rows, by size.
     """
 
+    rows: int
+    clusters: int
+    members: int
+    rows_left_out: int
+    documents_in_margin: int
+    pairs_kept_apart: int
+    pairs_too_similar: int
     edges: int
     edges_in_clusters: int
+    cluster_sizes: dict[int, int]
 
 
 def window(num_negatives: int, pool_multiplier: int, range_min: int, range_max: int | None) -> tuple[int, int]:
@@ -132,7 +151,7 @@ def assign_communities(
     limits = score_limits(relative_margin, neighbours, neighbour_scores, positive_scores)
     ranks = {"range_min": range_min, "range_max": range_max}
     listed = listed_documents(neighbours, document_of_row, rivals, score_limits=limits, **ranks)
-    pairs, is_edge = mutual_pairs(listed, document_of_row)
+    pairs, is_edge = mutual_pairs(listed, document_of_row, most=range_max)
     in_margin = listed.in_margin
     del listed  # as large as the lists
     doubtful, too_similar = np.zeros((2, len(pairs)), dtype=bool)
@@ -143,27 +162,39 @@ def assign_communities(
         if owner_filter:
             doubtful = suspected(pairs, similarities, rows=rows, suspects=(num_negatives + 1) // 2)
     apart = doubtful | too_similar
-    if not (is_edge & ~apart).any():
+    if not is_edge.any():
+        margin = " or relax relative_margin, which took documents out of windows" if in_margin else ""
         logger.warning(
             "No two of %d rows lie in each other's window of ranks, %d to %d: communities are arbitrary. Lower "
-            "range_min, or raise range_max.",
-            rows, range_min, range_max - 1,
+            "range_min, or raise range_max%s.",
+            rows, range_min, range_max - 1, margin,
+        )  # fmt: skip
+    elif not (is_edge & ~apart).any():
+        logger.warning(
+            "All %d pairs of rows in each other's window are kept apart (%d by owner_filter, %d by "
+            "max_owner_similarity): communities are arbitrary. Set owner_filter=False (--no_owner_filter), raise "
+            "max_owner_similarity, or raise range_max.",
+            is_edge.sum(), (is_edge & doubtful).sum(), (is_edge & too_similar).sum(),
         )  # fmt: skip
     kept = is_edge | apart
     graph = Graph.of(pairs[kept], np.where(apart[kept], APART, 1), rows=rows)
     initial = partial(metis_parts, seed=seed) if partitioner == "metis" else None
     clusters = partition(graph, rivals, size=num_negatives + 1, initial=initial, seed=seed)
-    return ClusterAssignment(
+    counts = _counts(
         clusters,
-        _counts(
-            clusters,
-            pairs[is_edge & ~apart],
-            rows=rows,
-            documents_in_margin=in_margin,
-            owners_too_similar=int(too_similar.sum()),
-            owners_filtered=int(doubtful.sum()),
-        ),
+        pairs[is_edge & ~apart],
+        rows=rows,
+        documents_in_margin=in_margin,
+        pairs_kept_apart=int(doubtful.sum()),
+        pairs_too_similar=int(too_similar.sum()),
     )
+    if counts.rows_left_out > _MANY_LEFT_OUT * rows:
+        logger.warning(
+            "%d of %d rows are in no cluster: nobody was left that they may stand beside. The positive with the most "
+            "owners has %d of them, and a cluster takes one; %d pairs of rows are kept apart.",
+            counts.rows_left_out, rows, np.bincount(document_of_row).max(), apart.sum(),
+        )  # fmt: skip
+    return ClusterAssignment(clusters, counts)
 
 
 def _counts(clusters: list[np.ndarray], edges: np.ndarray, *, rows: int, **dropped: int) -> CommunityCounts:
@@ -175,10 +206,8 @@ def _counts(clusters: list[np.ndarray], edges: np.ndarray, *, rows: int, **dropp
     return CommunityCounts(
         rows=rows,
         clusters=len(clusters),
-        phase_two_clusters=0,
         members=int(sizes @ frequency),
         rows_left_out=int(np.count_nonzero(cluster_of_row < 0)),
-        owners_clashing=0,
         cluster_sizes=dict(zip(sizes.tolist(), frequency.tolist(), strict=True)),
         edges=len(edges),
         edges_in_clusters=int(np.count_nonzero((one == other) & (one >= 0))),

@@ -143,7 +143,7 @@ class Findings:
 
 
 def assignment_of(rows: np.ndarray, labels: np.ndarray, statistics: Mapping[str, Any]) -> ClusterAssignment:
-    """The clusters and counts of what was mined; as the fields of `MinedClusters`."""
+    """The clusters and counts of what was mined; as the fields of `MinedClusters`. Counts that it lacks are 0."""
     clusters = np.split(rows, np.flatnonzero(np.diff(labels[:, 0])) + 1)
     counts = {field.name: statistics.get(field.name, 0) for field in fields(ClusterCounts)}
     return ClusterAssignment(clusters, ClusterCounts(**counts))

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset, List, Value, concatenate_datasets
 from sentence_transformers import SentenceTransformer
 
+from saha_st.card.facts import prompt_of
 from saha_st.data.cells import with_closed_videos
 from saha_st.encoding import (
     IN_MEMORY,
@@ -36,13 +37,14 @@ from saha_st.encoding import (
     vector_fingerprint,
     weights_digest,
 )
-from saha_st.files import is_left_behind, name_of_own, write_whole
+from saha_st.files import is_left_behind, name_of_own, write_text_whole, write_whole
 from saha_st.mining.build import Builder, find_clusters
 from saha_st.mining.checks import check_builder, check_document_of_row, check_options
-from saha_st.mining.clusters import ClusterAssignment, pool_size
-from saha_st.mining.communities import Partitioner, window
+from saha_st.mining.clusters import ClusterAssignment, ClusterCounts, pool_size
+from saha_st.mining.communities import CommunityCounts, Partitioner, window
 from saha_st.mining.metis import import_pymetis
 from saha_st.mining.neighbours import import_faiss
+from saha_st.modules.sources import shown_name
 from saha_st.ranks import Ranks
 from saha_st.token_budgets import BATCH_TOKENS
 
@@ -61,11 +63,13 @@ class MinedClusters:
         labels: [cluster, anchor, positive] of each entry, shape (entries, 3): which cluster it is in, and which
             distinct anchor and distinct document its row holds.
         statistics: What happened, as plain JSON values: counts, settings, fingerprints.
+        inputs: The distinct anchors and documents, where they are known: they are not saved.
     """
 
     rows: np.ndarray
     labels: np.ndarray
     statistics: dict[str, Any]
+    inputs: tuple[DistinctInputs, DistinctInputs] | None = field(default=None, compare=False, repr=False)
 
     def of(self, dataset: Dataset) -> Dataset:
         """The mined dataset: the rows of ``dataset`` in cluster order.
@@ -115,7 +119,7 @@ class MinedClusters:
         table = pa.table({"row": self.rows} | {name: self.labels[:, i] for i, name in enumerate(names)})
         write_whole(folder / "clusters.parquet", lambda file: pq.write_table(table, file))
         text = json.dumps(self.statistics, indent=2)
-        write_whole(folder / "mining.json", lambda file: file.write(text.encode()))
+        write_text_whole(folder / "mining.json", text)
 
     @classmethod
     def load(cls, output_dir: str | os.PathLike[str]) -> MinedClusters:
@@ -270,7 +274,9 @@ def find_saha_clusters(
     documents = DistinctInputs.of(dataset, positive_column_name)
     check_document_of_row(documents.index_of_row, num_negatives=num_negatives)
     weights = weights_digest(model)
-    origin = {"model": vector_fingerprint(model, weights=weights), "data": pairs_digest(anchors, documents)}
+    prompts = {"query_prompt": query_prompt, "corpus_prompt": corpus_prompt}
+    names = {"anchor_column_name": anchor_column_name, "positive_column_name": positive_column_name}
+    origin = _origin(model, weights, anchors, documents) | _name_and_prompt(model) | prompts | names
     if ranks.count > 1:
         ranks.require_same("model", origin["model"])
         ranks.require_same("dataset", origin["data"])
@@ -282,19 +288,20 @@ def find_saha_clusters(
         options |= {"distinct": inputs, "weights": weights, "batch_size": batch_size, "batch_tokens": batch_tokens}
         return encode_column(dataset, column, model, task=task, prompt=prompt, **options)
 
-    settings = {
-        "num_negatives": num_negatives,
-        "pool_multiplier": pool_multiplier,
-        "owner_filter": owner_filter,
-        "max_owner_similarity": max_owner_similarity,
-        "relative_margin": relative_margin,
-        "builder": builder,
-    }
-    pool = pool_size(num_negatives, pool_multiplier)
-    if builder == "communities":
-        range_min, pool = window(num_negatives, pool_multiplier, range_min, range_max)
-        settings |= {"range_min": range_min, "range_max": pool, "partitioner": partitioner}
-    origin |= {"anchor_column_name": anchor_column_name, "positive_column_name": positive_column_name}
+    settings = _settings(
+        num_negatives=num_negatives,
+        pool_multiplier=pool_multiplier,
+        owner_filter=owner_filter,
+        max_owner_similarity=max_owner_similarity,
+        relative_margin=relative_margin,
+        builder=builder,
+        range_min=range_min,
+        range_max=range_max,
+        partitioner=partitioner,
+        use_faiss=use_faiss,
+        faiss_index=faiss_index,
+    )
+    pool = settings.get("range_max", pool_size(num_negatives, pool_multiplier))
     of_anchors = encode(anchor_column_name, anchors, "query", query_prompt).of_rows
     of_documents = encode(positive_column_name, documents, "document", corpus_prompt).embeddings
     with ranks.together(), _room_for_lists(cache_folder if ranks.is_main else None, len(dataset), pool) as room:
@@ -303,8 +310,6 @@ def find_saha_clusters(
             of_documents,
             documents.index_of_row,
             anchor_key=anchors.index_of_row,
-            backend="faiss" if use_faiss else "torch",
-            faiss_index=faiss_index,
             output_folder=room,
             show_progress_bar=show_progress_bar,
             ranks=ranks,
@@ -315,7 +320,99 @@ def find_saha_clusters(
             mined = _by_reference(assignment, anchors, documents)
             mined.statistics.update(settings=settings, **origin)
             _log(mined.statistics)
-    return _shared(mined, ranks)
+    return replace(_shared(mined, ranks), inputs=(anchors, documents))
+
+
+def load_saha_clusters(
+    output_dir: str | os.PathLike[str],
+    dataset: Dataset,
+    model: SentenceTransformer,
+    *,
+    anchor_column_name: str = "anchor",
+    positive_column_name: str = "positive",
+    query_prompt: str | None = None,
+    corpus_prompt: str | None = None,
+    **options: Any,
+) -> MinedClusters:
+    """`MinedClusters.load`, if it is what `find_saha_clusters` would find with these arguments.
+
+    Args:
+        output_dir: Where it was saved.
+        dataset: As in `find_saha_clusters`.
+        model: As in `find_saha_clusters`.
+        anchor_column_name: As in `find_saha_clusters`.
+        positive_column_name: As in `find_saha_clusters`.
+        query_prompt: As in `find_saha_clusters`.
+        corpus_prompt: As in `find_saha_clusters`.
+        **options: The settings of the rule and of the search, as in `find_saha_clusters`.
+
+    Raises:
+        FileNotFoundError: The folder holds no mining result.
+        ValueError: It is of other pairs, another model or other settings; what an older file does not tell is taken
+            to be the same.
+    """
+    mined = MinedClusters.load(output_dir)
+    _check_columns(dataset, anchor_column_name, positive_column_name)
+    inputs = DistinctInputs.of(dataset, anchor_column_name), DistinctInputs.of(dataset, positive_column_name)
+    wanted = {"anchor_column_name": anchor_column_name, "positive_column_name": positive_column_name}
+    wanted |= {"query_prompt": query_prompt, "corpus_prompt": corpus_prompt}
+    wanted |= _settings(**options) | _origin(model, weights_digest(model), *inputs)
+    found = mined.statistics | mined.statistics["settings"]
+    differing = [name for name, value in wanted.items() if name in found and found[name] != value]
+    if differing:
+        words = {"data": "of other pairs", "model": "by another model, or another state of it"}
+        named = [words.get(name, f"with {name}={found[name]!r}, not {wanted[name]!r}") for name in differing]
+        raise ValueError(
+            f"{str(output_dir)!r} holds the result of another mining: {'; '.join(named)}. Choose another folder, or "
+            "remove clusters.parquet and mining.json there (vectors may stay)."
+        )
+    return replace(mined, inputs=inputs)
+
+
+def _settings(
+    *,
+    num_negatives: int = 15,
+    pool_multiplier: int = 3,
+    owner_filter: bool = True,
+    max_owner_similarity: float | None = None,
+    relative_margin: float | None = None,
+    builder: Builder = "owners",
+    range_min: int = 0,
+    range_max: int | None = None,
+    partitioner: Partitioner = "greedy",
+    use_faiss: bool = False,
+    faiss_index: str | None = None,
+) -> dict[str, Any]:
+    """The options of `find_clusters` that decide what is found."""
+    settings = {
+        "num_negatives": num_negatives,
+        "pool_multiplier": pool_multiplier,
+        "owner_filter": owner_filter,
+        "max_owner_similarity": max_owner_similarity,
+        "relative_margin": relative_margin,
+        "builder": builder,
+    }
+    if builder == "communities":
+        first, behind = window(num_negatives, pool_multiplier, range_min, range_max)
+        settings |= {"range_min": first, "range_max": behind, "partitioner": partitioner}
+    return settings | {"backend": "faiss" if use_faiss or faiss_index else "torch", "faiss_index": faiss_index}
+
+
+def _origin(
+    model: SentenceTransformer, weights: str, anchors: DistinctInputs, documents: DistinctInputs
+) -> dict[str, str]:
+    """Fingerprints of what was mined, and by which model."""
+    return {"model": vector_fingerprint(model, weights=weights), "data": pairs_digest(anchors, documents)}
+
+
+def _name_and_prompt(model: SentenceTransformer) -> dict[str, Any]:
+    """What a reader knows a model by; the fingerprint decides."""
+    if not isinstance(model, SentenceTransformer):  # what answers for one
+        return {}
+    source = model.model_card_data.model_id or model.model_card_data.base_model
+    source = source or getattr(getattr(model[0], "model", None), "name_or_path", None)
+    prompt = prompt_of(model)
+    return {"model_name": source and shown_name(source), "prompt": prompt and prompt.to_dict()}
 
 
 def _room_for_lists(cache_folder: str | os.PathLike[str] | None, rows: int, pool: int) -> Any:
@@ -346,16 +443,26 @@ def _check_columns(dataset: Dataset, *columns: str) -> None:
 
 def _by_reference(assignment: ClusterAssignment, anchors: DistinctInputs, documents: DistinctInputs) -> MinedClusters:
     if not assignment.clusters:
-        raise ValueError(
-            f"No row of {assignment.counts.rows} has a mate: every document near an anchor is its own positive, or "
-            "was dropped. Relax max_owner_similarity and relative_margin, or check that the positives differ."
-        )
+        raise ValueError(_why_no_clusters(assignment.counts))
     rows = np.concatenate(assignment.clusters)
     cluster = np.repeat(np.arange(len(assignment.clusters)), [len(members) for members in assignment.clusters])
     labels = np.stack([cluster, anchors.index_of_row[rows], documents.index_of_row[rows]], axis=1)
     counts = asdict(assignment.counts)
     counts["cluster_sizes"] = {str(size): count for size, count in counts["cluster_sizes"].items()}
     return MinedClusters(rows, labels, counts | {"anchors": len(anchors), "documents": len(documents)})
+
+
+def _why_no_clusters(counts: ClusterCounts | CommunityCounts) -> str:
+    if isinstance(counts, CommunityCounts) and counts.pairs_kept_apart + counts.pairs_too_similar:
+        return (
+            f"No row of {counts.rows} has a mate: owner_filter keeps {counts.pairs_kept_apart} pairs of rows apart, "
+            f"max_owner_similarity {counts.pairs_too_similar}, and that leaves nobody for anybody. Set "
+            "owner_filter=False (--no_owner_filter) or raise max_owner_similarity, or mine more rows."
+        )
+    return (
+        f"No row of {counts.rows} has a mate: every document near an anchor is its own positive, or was dropped. "
+        "Relax max_owner_similarity and relative_margin, or check that the positives differ."
+    )
 
 
 def _shared(mined: MinedClusters | None, ranks: Ranks) -> MinedClusters:
@@ -391,7 +498,7 @@ def _log(statistics: dict[str, Any]) -> None:
             "Mined %d communities of %d rows, with %d of %d edges inside them; %d rows left out; the owner filter "
             "keeps %d pairs of rows apart; communities by size: %s.",
             statistics["clusters"], statistics["rows"], statistics["edges_in_clusters"], statistics["edges"],
-            statistics["rows_left_out"], statistics["owners_filtered"], sizes,
+            statistics["rows_left_out"], statistics["pairs_kept_apart"], sizes,
         )  # fmt: skip
         return
     logger.info(

@@ -289,7 +289,10 @@ class Clusters:
         return False
 
     def found(self, rows: list[int]) -> None:
-        """Forms clusters of rows that found no place; rows alone get a mate from a cluster of more than half size."""
+        """Forms clusters of rows that found no place; rows alone get a mate from a larger cluster.
+
+        Who gives keeps half of a full cluster; when all who can have given, any cluster of three or more gives.
+        """
         alone = [members[0] for members in self.members if len(members) == 1]
         for row in alone:
             self._remove(row)
@@ -302,16 +305,20 @@ class Clusters:
                 self.members.append([])
             self._add(row, homes[0])
         lonely = [cluster for cluster in range(first_new, len(self.members)) if len(self.members[cluster]) == 1]
-        least = max(3, -(-self.size // 2) + 1)  # who gives keeps half of a full cluster, and at least two rows
-        donors = [cluster for cluster, members in enumerate(self.members) if len(members) >= least]
-        donors.sort(key=lambda cluster: len(self.members[cluster]))  # from the end
+        for least in (max(3, -(-self.size // 2) + 1), 3):
+            donors = [cluster for cluster, members in enumerate(self.members) if len(members) >= least]
+            donors.sort(key=lambda cluster: len(self.members[cluster]))  # from the end
+            lonely = [cluster for cluster in lonely if not self._given_mate(cluster, donors, least)]
         for cluster in lonely:
-            row = self.members[cluster][0]
-            if (mate := self._donated(row, donors, least)) is None:
-                self._remove(row)
-            else:
-                self._remove(mate)
-                self._add(mate, cluster)
+            self._remove(self.members[cluster][0])
+
+    def _given_mate(self, cluster: int, donors: list[int], least: int) -> bool:
+        """Gives the one row of a cluster a mate from another, if there is one to spare."""
+        mate = self._donated(self.members[cluster][0], donors, least)
+        if mate is not None:
+            self._remove(mate)
+            self._add(mate, cluster)
+        return mate is not None
 
     def _donated(self, row: int, donors: list[int], least: int) -> int | None:
         """A row that may stand beside another, from one of a few clusters that can spare one."""

@@ -1,8 +1,9 @@
 """The graph of communities: which rows are hard for one another, and which must be kept apart.
 
 A row lies in another's window when the document it owns has a rank from `range_min` up to `range_max` in the other's
-list. Rows that lie in each other's window share an edge. Everything is vectorised over all lists at once; memory is
-that of the lists, whatever the number of owners of a document.
+list. Rows that lie in each other's window share an edge. Everything is vectorised over many lists at once. The pairs
+are no more than the entries of the lists, or than `most` a row, whatever the number of owners of a document; so memory
+is some 15 times that of the lists at most.
 """
 
 from __future__ import annotations
@@ -16,9 +17,6 @@ from saha_st.mining.ragged import starts_of_runs
 
 APART = -1000.0
 """Weight of rows that must not share a cluster: more than all edges that a row can have within one."""
-
-MAX_OWNERS = 8
-"""Edges that a row has at most to the owners of one document, unless it is one of few that have them."""
 
 _BLOCK = 65_536
 
@@ -148,38 +146,68 @@ def listed_documents(
     return Listed(*(np.concatenate(each) for each in zip(*parts, strict=True)), in_margin)
 
 
-def mutual_pairs(listed: Listed, document_of_row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def mutual_pairs(listed: Listed, document_of_row: np.ndarray, *, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Finds the rows that list each other's documents.
 
-    Rows i and j are a pair if i lists the document of j, and j that of i. Where rows of two documents are many (a
-    label has thousands of owners), all pairs of them would be too many: then rows of the more numerous side get
-    `MAX_OWNERS` others each, in turn, so that nobody is left without.
+    Rows i and j are a pair if i lists the document of j, and j that of i. Where documents have several owners, all
+    such pairs would be too many. So a row that shares n documents with others in this way takes `most` / n owners of
+    each, at least one: it keeps its whole window, and all owners where they fit. Of the rows of two documents, those
+    of the more numerous side take others in turn, in the order of rows, so that nobody is left without.
+
+    Args:
+        listed: what `listed_documents` returns.
+        document_of_row: shape (rows,).
+        most: the pairs that a row takes, unless it shares more documents; a row of a rare document may be taken by
+            more.
 
     Returns:
-        Pairs of rows, shape (pairs, 2), and whether both lie in each other's window, shape (pairs,).
+        Pairs of rows, shape (pairs, 2), int32, and whether both lie in each other's window, shape (pairs,).
+    """
+    order, starts, lengths, both = _shared_runs(listed, document_of_row)
+    is_shared = np.zeros(len(lengths), dtype=bool)
+    is_shared[both] = is_shared[both + 1] = True
+    entries = order[np.repeat(is_shared, lengths)]
+    shared = np.bincount(listed.rows[entries], minlength=len(document_of_row))
+    owners = np.maximum(most // np.maximum(shared, 1), 1).astype(np.int32)  # that a row takes of each document
+    del is_shared, entries
+    turned = lengths[both] < lengths[both + 1]
+    many, few = np.where(turned, both + 1, both), np.where(turned, both, both + 1)
+    parts = []
+    for runs in _groups(lengths[many]):
+        size, fewer = lengths[many[runs]], lengths[few[runs]]
+        run = np.repeat(np.arange(len(size)), size)
+        turn = np.arange(len(run)) - np.repeat(np.cumsum(size) - size, size)
+        one = order[starts[many[runs]][run] + turn]
+        taken = np.minimum(fewer[run], owners[listed.rows[one]])
+        step = np.arange(taken.sum()) - np.repeat(np.cumsum(taken) - taken, taken)
+        one, run, turn = (np.repeat(each, taken) for each in (one, run, turn))
+        other = order[starts[few[runs]][run] + (turn + step) % fewer[run]]
+        pairs = np.sort(np.stack((listed.rows[one], listed.rows[other]), axis=1), axis=1)
+        parts.append((pairs, listed.in_window[one] & listed.in_window[other]))
+    if not parts:
+        return np.empty((0, 2), dtype=np.int32), np.empty(0, dtype=bool)
+    pairs, in_window = zip(*parts, strict=True)
+    return np.concatenate(pairs), np.concatenate(in_window)
+
+
+def _shared_runs(listed: Listed, document_of_row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Puts entries of the same two documents, whose owner lists the other, side by side.
+
+    Returns:
+        The entries in that order; where each run begins, and its length; and the runs after which the run of the same
+        two documents the other way round follows.
     """
     own = document_of_row[listed.rows]
     low, high = np.minimum(own, listed.documents), np.maximum(own, listed.documents)
-    pair = low.astype(np.int64) * (int(high.max(initial=0)) + 1) + high  # of documents
-    key = 2 * pair + (own > listed.documents)
-    del own, low, high, pair
+    key = 2 * (low.astype(np.int64) * (int(high.max(initial=0)) + 1) + high)
+    key += own > listed.documents
+    del own, low, high
     order = np.argsort(key, kind="stable")
     key = key[order]
-    start = starts_of_runs(key)
-    length = np.diff(start, append=len(key))
-    first = key[start]
-    both = np.flatnonzero(first[1:] ^ first[:-1] == 1)  # rows of the one document here, of the other in the next run
-    turned = length[both] < length[both + 1]
-    many, few = np.where(turned, both + 1, both), np.where(turned, both, both + 1)
-    breadth = np.minimum(length[few], MAX_OWNERS)
-    sizes = length[many] * breadth
-    run = np.repeat(np.arange(len(both)), sizes)
-    within = np.arange(len(run)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    turn, step = np.divmod(within, breadth[run])
-    one = order[start[many][run] + turn]
-    other = order[start[few][run] + (turn + step) % length[few][run]]
-    pairs = np.stack((listed.rows[one], listed.rows[other]), axis=1)
-    return np.sort(pairs, axis=1), listed.in_window[one] & listed.in_window[other]
+    starts = starts_of_runs(key)
+    first = key[starts]
+    both = np.flatnonzero(first[1:] ^ first[:-1] == 1)
+    return order, starts, np.diff(starts, append=len(key)), both
 
 
 def pair_similarities(pairs: np.ndarray, anchors: np.ndarray, inverse_norms: np.ndarray) -> np.ndarray:
@@ -197,7 +225,7 @@ def pair_similarities(pairs: np.ndarray, anchors: np.ndarray, inverse_norms: np.
 def suspected(pairs: np.ndarray, similarities: np.ndarray, *, rows: int, suspects: int) -> np.ndarray:
     """Marks pairs of which either is among the `suspects` that ask most nearly what the other asks.
 
-    The owner filter as a rule for edges: see `saha_st.mining.communities`.
+    The owner filter as a rule for pairs that must not share a cluster: see `saha_st.mining.communities`.
     """
     ends = np.concatenate((pairs[:, 0], pairs[:, 1]))
     order = np.lexsort((-np.concatenate((similarities, similarities)), ends))
@@ -210,3 +238,11 @@ def suspected(pairs: np.ndarray, similarities: np.ndarray, *, rows: int, suspect
 
 def _blocks(count: int) -> Iterator[slice]:
     return (slice(start, min(start + _BLOCK, count)) for start in range(0, count, _BLOCK))
+
+
+def _groups(lengths: np.ndarray) -> Iterator[slice]:
+    """Slices of runs that together have about a block of entries each."""
+    group = np.cumsum(lengths) // (4 * _BLOCK)
+    starts = starts_of_runs(group)
+    ends = np.append(starts, len(lengths))[1:]
+    return (slice(*span) for span in zip(starts, ends, strict=True))

@@ -7,7 +7,7 @@ texts and small copies of pictures, inside the file.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -18,8 +18,9 @@ from jinja2 import Environment, StrictUndefined, Template
 from sentence_transformers import SentenceTransformer
 
 from saha_st.data.cells import with_closed_videos
+from saha_st.data.truth import truth_values
 from saha_st.encoding import DistinctInputs, EncodedColumn, encode_column, vector_fingerprint, weights_digest
-from saha_st.files import require_new_file, write_whole
+from saha_st.files import require_new_file, write_text_whole
 from saha_st.mining.audit import Truth, truth_codes
 from saha_st.mining.cluster_pairs import STEP
 from saha_st.mining.findings import MOST_VISITS, Findings, assignment_of, examine_clusters
@@ -55,6 +56,7 @@ def write_report(
     name: str = "the dataset",
     query_prompt: str | None = None,
     corpus_prompt: str | None = None,
+    distinct: tuple[DistinctInputs, DistinctInputs] | None = None,
     cache_folder: str | os.PathLike[str] | None = None,
     use_faiss: bool = False,
     faiss_index: str | None = None,
@@ -74,11 +76,12 @@ def write_report(
             truth each other's positives. With it, the page tells how many negatives are false. A row without (None,
             "") is left out and counted. No model sees it.
         name: What to call the pairs on the page.
-        query_prompt: As in mining.
-        corpus_prompt: As in mining.
+        query_prompt: As in mining; None: the one that mining wrote down.
+        corpus_prompt: Likewise.
+        distinct: The dataset's distinct anchors and documents, where they are known, as by `MinedClusters.inputs`.
         cache_folder: That of the mining: its vectors are read. Without it, everything is encoded once more.
-        use_faiss: As in mining.
-        faiss_index: As in mining.
+        use_faiss: As in mining, if mining has not written it down.
+        faiss_index: Likewise.
         near_duplicate: The cosine from which two documents, or two anchors, are suspected to be one.
         most_visits: How many visits of the rule to tell again, drawn by ``seed`` where there are more.
         seed: Decides what is drawn and shown.
@@ -90,8 +93,8 @@ def write_report(
     Raises:
         FileExistsError: The file exists.
         FileNotFoundError: Its folder does not exist.
-        ValueError: A missing column, a truth for no row, another dataset or model than was mined, an option without
-            meaning.
+        ValueError: A missing column, a truth for no row, another dataset, model, prompt or search than was mined, an
+            option without meaning.
     """
     path = require_new_file(path, name="report", suffix=".html")
     if not -1 <= near_duplicate <= 1:
@@ -99,10 +102,17 @@ def write_report(
     if most_visits < 1:
         raise ValueError(f"most_visits must be at least 1, got {most_visits}.")
     truths = _truths(dataset, truth_column)
+    prompts = tuple(
+        _as_mined(name, value, mined.statistics)
+        for name, value in (("query_prompt", query_prompt), ("corpus_prompt", corpus_prompt))
+    )
+    settings = mined.statistics["settings"]
+    faiss_index = _as_mined("faiss_index", faiss_index, settings)
+    backend = _as_mined("backend", "faiss" if use_faiss or faiss_index else None, settings) or "torch"
     options = {"cache_folder": cache_folder, "show_progress_bar": show_progress_bar}
-    anchors, documents = _vectors(dataset, model, mined, (query_prompt, corpus_prompt), options)
+    anchors, documents = _vectors(dataset, model, mined, prompts, distinct, options)
     document_of_row = documents.distinct.index_of_row
-    truth = None if truths is None else Truth(truths, document_of_row)
+    truth = None if truths is None else Truth(truths, document_of_row, anchors.distinct.index_of_row)
     findings = examine_clusters(
         anchors.of_rows,
         documents.embeddings,
@@ -114,11 +124,11 @@ def write_report(
         near_duplicate=near_duplicate,
         most_visits=most_visits,
         seed=seed,
-        backend="faiss" if use_faiss or faiss_index else "torch",
+        backend=backend,
         faiss_index=faiss_index,
     )
     page = _render(findings, dataset, documents.distinct, name=name, truth=truth)
-    write_whole(path, lambda file: file.write(page.encode()))
+    write_text_whole(path, page)
     return findings
 
 
@@ -131,10 +141,19 @@ def _truths(dataset: Dataset, truth_column: str | Sequence[Any] | None) -> np.nd
         if truth_column not in dataset.column_names:
             found = ", ".join(dataset.column_names)
             raise ValueError(f"truth_column: the dataset has no column {truth_column!r}; it has {found}.")
-        values = dataset.with_format(None)[truth_column][:]
+        values = truth_values(dataset, truth_column)
     if len(values) != len(dataset):
         raise ValueError(f"truth_column has {len(values)} values for {len(dataset)} rows; give one a row.")
     return truth_codes(values)
+
+
+def _as_mined(name: str, value: str | None, settings: Mapping[str, Any]) -> str | None:
+    """What mining wrote down of an option, where it did; None agrees with whatever that is."""
+    if name not in settings:
+        return value
+    if value is not None and value != settings[name]:
+        raise ValueError(f"These clusters were mined with {name}={settings[name]!r}, not {value!r}. Leave {name} out.")
+    return settings[name]
 
 
 def _vectors(
@@ -142,6 +161,7 @@ def _vectors(
     model: SentenceTransformer | Vectors,
     mined: MinedClusters,
     prompts: tuple[str | None, str | None],
+    distinct: tuple[DistinctInputs, DistinctInputs] | None,
     options: dict[str, Any],
 ) -> Vectors:
     """The vectors of both columns; refuses what was not mined before anything is encoded."""
@@ -149,9 +169,9 @@ def _vectors(
     if missing := [name for name in names if name not in dataset.column_names]:
         raise ValueError(f"The dataset has no columns {missing}, which were mined; it has {dataset.column_names}.")
     if isinstance(model, tuple):
-        distinct = [each.distinct for each in model]
-    else:
-        distinct = [DistinctInputs.of(dataset, name) for name in names]
+        distinct = tuple(each.distinct for each in model)
+    elif distinct is None:
+        distinct = tuple(DistinctInputs.of(dataset, name) for name in names)
     if pairs_digest(*distinct) != mined.statistics["data"]:
         raise ValueError("These clusters are of other pairs than the dataset's. Pass the dataset that was mined.")
     if isinstance(model, tuple):

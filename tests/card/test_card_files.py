@@ -127,6 +127,15 @@ def test_where_no_filter_was_on_the_card_does_not_explain_it():
     assert "![Clusters by size](assets/mining.png)" in cards[1]
 
 
+def test_of_communities_the_card_says_what_was_kept_apart():
+    communities = mined({"4": 9}, pairs_kept_apart=1234, settings={"builder": "communities", "owner_filter": True})
+    data = SaHaModelCardData(mining={"A": communities}, mining_figure="assets/mining.png")
+    card = render_card(load_embedder("saha-tiny", device="cpu"), data)
+    assert "Clusters are communities" in card and "A pair is in one cluster at most.\n\n![Clusters" in card
+    assert "![Clusters by size, and pairs kept apart by the owner filter]" in card and "1,234" in card
+    assert "may be in two clusters" not in card
+
+
 def test_without_matplotlib_the_card_has_the_table_only(tmp_path, monkeypatch):
     import sys
 

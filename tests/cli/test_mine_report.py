@@ -11,6 +11,7 @@ import pytest
 
 from saha_st.cli import main
 from saha_st.data.scenes import concepts_of, write_mini_mmeb
+from saha_st.encoding import columns
 from saha_st.mining import MinedClusters
 from saha_st.modules import transformer
 
@@ -67,6 +68,48 @@ def test_the_same_clusters_come_with_a_report_and_without(train, tmp_path):
     for name in ("clusters.parquet", "mining.json"):
         assert (one / name).read_bytes() == (two / name).read_bytes()
     assert not (one / "audit.json").exists() and json.loads((two / "audit.json").read_text())["truth"] is None
+
+
+def test_a_report_that_was_killed_is_written_by_the_same_command(train, tmp_path, capsys, monkeypatch):
+    cache = ["--cache_folder", str(tmp_path / "vectors")]
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+
+    def command(folder):
+        return mine(train, folder, *cache, "--report", str(folder / "report.html"), "--truth_column", "concept")
+
+    assert main(command(straight)) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("saha_st.mining.report.examine_clusters", interrupted)
+        assert main(command(killed)) != 0
+    assert sorted(path.name for path in killed.iterdir()) == ["clusters.parquet", "mining.json"]
+    stored = (killed / "mining.json").stat().st_mtime_ns
+    monkeypatch.setattr("saha_st.mining.miner.find_clusters", None)  # whoever mines again fails
+    assert main([*command(killed), "--num_negatives", "4"]) == 2
+    said = capsys.readouterr().err
+    assert "another mining: with" in said and "num_negatives" in said and "5, not 4" in said
+    assert main(mine(train, killed, *cache)) == 2
+    assert "vectors may stay" in capsys.readouterr().err
+    assert main(command(killed)) == 0
+    for name in ("report.html", "audit.json", "mining.json"):
+        assert (killed / name).read_bytes() == (straight / name).read_bytes()
+    assert (killed / "mining.json").stat().st_mtime_ns == stored
+    assert main(command(killed)) == 2 and "exists already" in capsys.readouterr().err
+
+
+def interrupted(*args, **options):
+    raise KeyboardInterrupt
+
+
+def test_the_report_hashes_no_cell_again(train, tmp_path, monkeypatch):
+    calls, column_keys = [], columns.column_keys
+
+    def counted(dataset, column):
+        calls.append(column)
+        return column_keys(dataset, column)
+
+    monkeypatch.setattr(columns, "column_keys", counted)
+    assert main(mine(train, tmp_path / "mined", "--report", str(tmp_path / "report.html"))) == 0
+    assert sorted(calls) == ["anchor", "positive"]
 
 
 def test_what_cannot_be_reported_is_refused_before_a_model_is_loaded(train, tmp_path, capsys, monkeypatch):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from saha_st.data import load_mmeb, load_pairs
 from saha_st.data.scenes import concepts_of, write_mini_mmeb, write_mini_mmeb_v2
-from saha_st.data.truth import load_truth
+from saha_st.data.truth import load_truth, truth_values
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,12 @@ def test_concepts_of_generated_videos_are_known_too(tmp_path):
     root = write_mini_mmeb_v2(tmp_path / "v2", train_rows=3, eval_rows=1)
     pairs = load_pairs(root / "mini-MMEB-V2-train" / "Motions.jsonl")
     assert load_truth("concept", root / "mini-MMEB-V2-train" / "Motions.jsonl") == list(pairs["positive"])
+
+
+def test_the_label_that_says_none_is_no_truth(tmp_path):
+    features = Features({"anchor": Value("string"), "positive": Value("string"), "kind": ClassLabel(names=["a", "b"])})
+    rows = {"anchor": ["x", "y", "z"], "positive": ["p", "q", "r"], "kind": [1, -1, 0]}
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "pairs.parquet")
+    assert load_truth("kind", tmp_path / "pairs.parquet") == [1, None, 0]
+    plain = Dataset.from_dict(rows)
+    assert truth_values(plain, "kind") == [1, -1, 0], "a number of one's own may be any"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from saha_st.mining.audit import Truth, audit_filter, audit_negatives, paired_cosines, truth_codes
@@ -67,6 +68,20 @@ def test_the_audit_is_that_of_a_loop_over_all_pairs(seed):
     assert audit.hardness == pytest.approx(np.mean(true), abs=1e-6)
 
 
+def test_an_anchor_of_several_rows_has_the_truths_of_all_of_them():
+    values, documents, anchors = ["a", "b", "b", "c", None, "a"], np.arange(6), np.array([0, 0, 1, 1, 2, 3])
+    rows, named = np.array([0, 1, 0, 2, 4, 5]), np.array([2, 5, 3, 1, 1, 4])
+    alone, keyed = Truth.of(values, documents), Truth.of(values, documents, anchors)
+    judged, positive = keyed.judge(rows, named)
+    assert judged.tolist() == alone.judge(rows, named)[0].tolist() == [True, True, True, True, False, False]
+    assert positive.tolist() == [True, True, False, True, False, False]  # row 0 has b by row 1, and row 1 a by row 0
+    assert alone.judge(rows, named)[1].tolist() == [False, False, False, True, False, False]
+    every = Truth.of(values, documents, np.arange(6))
+    assert all(np.array_equal(one, two) for one, two in zip(every.judge(rows, named), alone.judge(rows, named)))  # noqa: B905
+    with pytest.raises(ValueError, match="6 values for 2 rows"):
+        Truth.of(values, documents, anchors[:2])
+
+
 def test_documents_that_no_row_owns_are_not_judged():
     truth = Truth.of(VALUES, DOCUMENT_OF_ROW)
     judged, positive = truth.judge(np.array([0, 0]), np.array([4, 99]))
@@ -87,6 +102,9 @@ def test_chance_is_the_share_of_all_pairs_of_rows_with_different_documents(seed)
 def test_truths_are_numbered_and_what_is_no_truth_is_left_out():
     assert truth_codes(["b", None, "a", "", float("nan"), "b"]).tolist() == [0, -1, 1, -1, -1, 0]
     assert truth_codes([3, np.int64(3), 4.5, True]).tolist() == [0, 0, 1, 2]
+    assert truth_codes([pd.NA, "a", np.nan]).tolist() == [-1, 0, -1]
+    with pytest.raises(ValueError, match="row 0: .*ndarray"):
+        truth_codes([np.array([1, 2])])
     with pytest.raises(ValueError, match="row 1: .*list"):
         truth_codes(["a", ["b"]])
     with pytest.raises(ValueError, match="none of 2 rows"):

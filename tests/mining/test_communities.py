@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 from itertools import combinations
 from math import ceil
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from test_clusters import KINDS, a_case, plain, positives_by_anchor
 
-from saha_st.mining import rank_windows
+from saha_st.mining import communities, rank_windows
 from saha_st.mining.clusters import pool_size
 from saha_st.mining.communities import assign_communities, window
 from saha_st.mining.rank_windows import Rivals, listed_documents, mutual_pairs
@@ -60,6 +61,10 @@ def suspects_by_brute_force(case):
     return {(i, j) for i, j in mutual if j in suspects[i] and i in suspects[j]}
 
 
+def all_mutual_pairs(listed, document, *, most):
+    return mutual_pairs(listed, document, most=100_000)
+
+
 def together(clusters):
     return {pair for cluster in plain(clusters) for pair in combinations(sorted(cluster), 2)}
 
@@ -67,14 +72,13 @@ def together(clusters):
 @pytest.mark.parametrize("range_min", [0, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_edges_are_the_pairs_of_rows_in_each_others_window(kind, range_min, monkeypatch):
-    monkeypatch.setattr(rank_windows, "MAX_OWNERS", 1000)
     monkeypatch.setattr(rank_windows, "_BLOCK", 37)
     case = a_case(0, **KINDS[kind])
     document = case["document_of_row"]
     rivals = Rivals(document, np.arange(len(document)) if case["anchor_key"] is None else case["anchor_key"])
     first, behind = range_min, pool_size(case["num_negatives"], case["pool_multiplier"])
     listed = listed_documents(case["neighbours"], document, rivals, range_min=first, range_max=behind)
-    pairs, in_window = mutual_pairs(listed, document)
+    pairs, in_window = mutual_pairs(listed, document, most=100_000)
     assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
     assert {tuple(pair) for pair in pairs.tolist()} == pairs_by_brute_force(case, 0, behind)
     edges = pairs_by_brute_force(case, first, behind)
@@ -86,17 +90,66 @@ def test_a_label_with_many_owners_gives_each_row_a_few_edges_and_leaves_nobody_w
     document = np.repeat(np.arange(4), [300, 200, 40, 5])
     lists = np.argsort(np.random.default_rng(0).random((len(document), 4)), axis=1)
     listed = listed_documents(lists, document, Rivals(document, np.arange(545)), range_min=0, range_max=3)
-    pairs, _ = mutual_pairs(listed, document)
+    pairs, _ = mutual_pairs(listed, document, most=24)
     assert len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
     for one, other in combinations(range(4), 2):
         between = pairs[np.isin(document[pairs], (one, other)).all(axis=1)]
         rows, degrees = np.unique(between, return_counts=True)
         assert len(rows) == np.isin(document, (one, other)).sum()
         many, few = sorted((one, other), key=lambda label: -np.sum(document == label))
-        expected = min(np.sum(document == few), rank_windows.MAX_OWNERS)
+        expected = min(np.sum(document == few), 24 // 3)
         assert set(degrees[document[rows] == many]) == {expected}
         spread = degrees[document[rows] == few]
         assert spread.max() - spread.min() <= expected
+
+
+def rings(*, rows, documents, depth):
+    """Documents on a ring, equally many owners of each, and lists of the next ones on either side."""
+    document = np.random.default_rng(0).permutation(np.arange(rows) % documents)
+    step = np.arange(1, depth // 2 + 1)
+    return document, ((document[:, None] + np.concatenate((step, -step))) % documents).astype(np.int32)
+
+
+def mutual(document, lists, *, most):
+    listed = listed_documents(
+        lists, document, Rivals(document, np.arange(len(document))), range_min=0, range_max=lists.shape[1]
+    )
+    return mutual_pairs(listed, document, most=most)[0]
+
+
+@pytest.mark.parametrize("owners", [1, 2, 10, 50])
+def test_pairs_are_no_more_than_the_entries_of_the_lists_however_many_own_a_document(owners):
+    document, lists = rings(rows=1000, documents=1000 // owners, depth=18)
+    pairs = mutual(document, lists, most=18)
+    degrees = np.bincount(pairs.ravel(), minlength=1000)
+    assert 0 < len(pairs) <= lists.size and degrees.min() >= 9 and degrees.max() <= 36
+    shared = [len(set(document[pairs[(pairs == row).any(axis=1)]].ravel())) - 1 for row in range(0, 1000, 100)]
+    assert shared == [18] * 10, "a row keeps its whole window"
+
+
+def test_where_owners_fit_all_of_them_are_taken_and_one_owner_makes_no_difference():
+    document, lists = rings(rows=300, documents=150, depth=6)
+    alone, few = rings(rows=300, documents=300, depth=6)
+    assert (
+        len(mutual(document, lists, most=12)) == 300 * 12 // 2 > len(mutual(document, lists, most=11)) == 300 * 6 // 2
+    )
+    assert np.array_equal(mutual(alone, few, most=6), mutual(alone, few, most=1000))
+
+
+def test_rows_that_nobody_lists_back_have_no_pairs():
+    pairs = mutual(np.arange(3), np.array([[1], [2], [0]]), most=1)
+    assert pairs.shape == (0, 2) and pairs.dtype == np.int32
+
+
+def test_memory_does_not_grow_with_the_owners_of_a_document():
+    peaks = []
+    for documents in (4000, 400):
+        document, lists = rings(rows=4000, documents=documents, depth=40)
+        tracemalloc.start()
+        mutual(document, lists, most=40)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 @pytest.mark.parametrize("partitioner", PARTITIONERS)
@@ -129,7 +182,6 @@ def test_each_row_is_in_one_cluster_and_counts_add_up(kind, partitioner):
     assert counts.rows == rows and counts.clusters == len(sizes) and counts.members == len(members)
     assert counts.rows_left_out == rows - len(members) == 0
     assert counts.cluster_sizes == {size: sizes.count(size) for size in set(sizes)}
-    assert counts.phase_two_clusters == counts.owners_clashing == 0
 
 
 @pytest.mark.parametrize("partitioner", PARTITIONERS)
@@ -144,21 +196,22 @@ def test_all_clusters_but_one_are_full_and_no_row_is_alone(rows, partitioner):
 
 @pytest.mark.parametrize("partitioner", PARTITIONERS)
 @pytest.mark.parametrize("kind", FEW_OWNERS)
-def test_rows_that_suspect_each_other_never_share_a_cluster(kind, partitioner):
+def test_rows_that_suspect_each_other_never_share_a_cluster(kind, partitioner, monkeypatch):
+    monkeypatch.setattr(communities, "mutual_pairs", all_mutual_pairs)
     case = a_case(0, **KINDS[kind])
     suspects = suspects_by_brute_force(case)
     filtered = assign_communities(**case, partitioner=partitioner)
     assert len(suspects) > 20
     edges = pairs_by_brute_force(case, *window_of(case))
     if kind in ("own anchors, ties", "repeated anchors"):  # which of equals is suspected is the order's affair
-        assert abs(filtered.counts.owners_filtered - len(suspects)) < 0.2 * len(suspects)
+        assert abs(filtered.counts.pairs_kept_apart - len(suspects)) < 0.2 * len(suspects)
     else:
-        assert filtered.counts.owners_filtered == len(suspects)
+        assert filtered.counts.pairs_kept_apart == len(suspects)
         assert filtered.counts.edges == len(edges - suspects)
         assert filtered.counts.edges_in_clusters == len((edges - suspects) & together(filtered.clusters))
         assert not suspects & together(filtered.clusters)
     unfiltered = assign_communities(**case, partitioner=partitioner, owner_filter=False)
-    assert unfiltered.counts.owners_filtered == 0 and unfiltered.counts.edges == len(edges)
+    assert unfiltered.counts.pairs_kept_apart == 0 and unfiltered.counts.edges == len(edges)
     assert suspects & together(unfiltered.clusters)
 
 
@@ -202,7 +255,7 @@ def test_max_owner_similarity_keeps_similar_rows_apart(partitioner):
     limited = assign_communities(**case, max_owner_similarity=0.2, **options)
     mutual, similarity = pairs_by_brute_force(case, *window_of(case)), cosines(case)
     similar = {(i, j) for i, j in mutual if similarity[i, j] > 0.2}
-    assert limited.counts.owners_too_similar == len(similar) > 20
+    assert limited.counts.pairs_too_similar == len(similar) > 20
     assert not similar & together(limited.clusters)
     assert similar & together(assign_communities(**case, **options).clusters)
 
@@ -232,6 +285,42 @@ def test_a_window_that_holds_nobody_is_said_and_clusters_are_arbitrary_but_allow
     assert "ranks, 30 to 53: communities are arbitrary" in caplog.text
     assert result.counts.edges == result.counts.rows_left_out == 0 and result.counts.cluster_sizes[5] >= 6
     assert all(len(set(document[cluster])) == len(cluster) for cluster in result.clusters)
+
+
+@pytest.mark.parametrize(
+    ("options", "by_filter", "by_limit"), [({}, 1, 0), ({"owner_filter": False, "max_owner_similarity": -1.0}, 0, 1)]
+)
+def test_edges_that_all_end_at_a_filter_are_not_blamed_on_the_window(options, by_filter, by_limit, caplog):
+    result = assign_communities(np.array([[1], [0]]), np.eye(2), np.arange(2), num_negatives=1, range_max=1, **options)
+    assert result.clusters == [] and result.counts.edges == 0
+    assert f"All 1 pairs of rows in each other's window are kept apart ({by_filter} by owner_filter" in caplog.text
+    assert f"{by_limit} by max_owner_similarity" in caplog.text and "range_min" not in caplog.text
+
+
+def test_a_margin_that_empties_the_windows_is_named(caplog):
+    lists, scores = np.tile(np.arange(4), (4, 1)), np.ones((4, 4))
+    options = {"num_negatives": 1, "range_max": 3, "neighbour_scores": scores, "positive_scores": np.full(4, 0.5)}
+    assign_communities(lists, np.eye(4), np.arange(4), relative_margin=0.1, **options)
+    assert "or relax relative_margin, which took documents out of windows" in caplog.text
+
+
+@pytest.mark.parametrize("partitioner", PARTITIONERS)
+def test_skewed_labels_leave_nobody_out_where_pairs_would_place_everybody(partitioner, caplog):
+    sizes = np.array([50, 20, 10, 5, 5, 4, 3, 2, 1])
+    document = np.random.default_rng(0).permutation(np.repeat(np.arange(9), sizes))
+    anchors = np.eye(9)[document] + 0.1
+    lists = np.tile(np.arange(9), (100, 1))
+    result = assign_communities(lists, anchors, document, num_negatives=7, owner_filter=False, partitioner=partitioner)
+    assert result.counts.rows_left_out == 0 and result.counts.clusters == 50 and "in no cluster" not in caplog.text
+    assert all(len(set(document[cluster])) == len(cluster) for cluster in result.clusters)
+
+
+def test_rows_for_which_there_are_no_mates_are_counted_in_a_warning(caplog):
+    document = np.repeat([0, 1], [90, 10])
+    lists = np.tile([0, 1], (100, 1))
+    anchors = np.eye(2)[document]
+    assert assign_communities(lists, anchors, document, num_negatives=1).counts.rows_left_out == 80
+    assert "80 of 100 rows are in no cluster" in caplog.text and "owners has 90 of them" in caplog.text
 
 
 def test_labels_give_clusters_of_different_labels_and_scarce_mates_are_shared_out():

@@ -17,7 +17,7 @@ from saha_st.data.cells import VIDEO_CELL_FEATURE
 from saha_st.encoding import DistinctInputs, EncodedColumn
 from saha_st.mining import MinedClusters, find_saha_clusters
 from saha_st.mining.findings import examine_clusters
-from saha_st.mining.miner import pairs_digest
+from saha_st.mining.miner import load_saha_clusters, pairs_digest
 from saha_st.mining.report import write_report
 from saha_st.mining.shown import MOST_BYTES, shorten, show_cell, thumbnail
 
@@ -112,7 +112,7 @@ def test_the_page_is_whole_and_holds_all_it_shows(tmp_path):
     assert HOSTILE in said and "<script>alert" not in source and "Mined clusters of <b>mine</b>" in said
     counts = mined.statistics
     assert f"{counts['rows']} pairs became {counts['clusters']} clusters of up to 4 pairs" in said
-    assert f"{100 * findings.truth.in_clusters.contamination:.1f} % are in truth positives" in said
+    assert f"{100 * findings.truth.in_clusters.contamination:.1f} % of these are in truth positives" in said
     assert f"{100 * findings.truth.owner_filter.recall:.1f} % (recall)" in said
     assert "1 rows have none" in said and "color-scheme: light dark" in source and "width=device-width" in source
     assert page.names.count("table") == page.names.count("caption") == page.names.count("thead") >= 6
@@ -155,13 +155,20 @@ def test_what_is_sampled_is_said_and_drawn_by_the_seed(tmp_path, monkeypatch):
     dataset = Dataset.from_dict({name: [f"{name} {row}" for row in range(rows)] for name in ("anchor", "positive")})
     mined = mined_of(encoded)
     monkeypatch.setattr("saha_st.mining.findings.sample_clusters", few_clusters)
-    pages = []
+    pages, truths = [], []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        write_report(tmp_path / f"{name}.html", dataset, encoded, mined, most_visits=10, seed=seed)
+        options = {"most_visits": 10, "seed": seed, "truth_column": ["a", "b"] * 200}
+        truths.append(write_report(tmp_path / f"{name}.html", dataset, encoded, mined, **options).truth)
         pages.append((tmp_path / f"{name}.html").read_bytes())
     assert pages[0] == pages[1] != pages[2]
-    said = " ".join(" ".join(read(tmp_path / "a.html").text).split())
+    said = text_of(tmp_path / "a.html")
     assert "drawn with the seed 1" in said and "are of 20 of the " in said and "are of 10 of the " in said
+    clusters = f"the 20 of {mined.statistics['clusters']} clusters that were looked at"
+    visits = f"the 10 of {mined.statistics['clusters'] + mined.statistics['rows_left_out']} visits that were looked at"
+    assert f"Of the negatives in {clusters}, {truths[0].in_clusters.judged} could be judged" in said
+    assert f"In {clusters} {truths[0].in_clusters.negatives}" in said
+    assert f"In {visits}, the owner filter changed" in said
+    assert f"Candidates before the owner filter, in {visits}" in said and "All in clusters" not in said
 
 
 def few_clusters(clusters, *, seed):
@@ -170,14 +177,50 @@ def few_clusters(clusters, *, seed):
     return sample_clusters(clusters, most_pairs=240, seed=seed)
 
 
-def test_clusters_of_another_builder_have_members_but_no_fates(tmp_path):
+def text_of(path) -> str:
+    return " ".join(" ".join(read(path).text).split())
+
+
+def test_the_page_of_communities_says_their_counts_and_no_others(tmp_path):
     encoded = vectors(24)
-    mined = mined_of(encoded)
-    mined.statistics["settings"]["builder"] = "communities"
+    mined = mined_of(encoded, builder="communities")
     findings = write_report(tmp_path / "report.html", pairs(tmp_path), encoded, mined, truth_column=["a", "b"] * 12)
-    said = " ".join(" ".join(read(tmp_path / "report.html").text).split())
+    said, counts = text_of(tmp_path / "report.html"), mined.statistics
     assert "no candidates of which to tell what became" in said and "Row 0" in said
     assert findings.visits == 0 and findings.truth.owner_filter is None and findings.truth.in_clusters.judged > 0
+    assert counts["edges"] > counts["edges_in_clusters"] > 0 and counts["pairs_kept_apart"] > 0
+    assert f"Edges between rows {counts['edges']} of these inside clusters {counts['edges_in_clusters']}" in said
+    assert f"Pairs of rows kept apart by the owner filter {counts['pairs_kept_apart']}" in said
+    assert "phase 2" not in said and "Owners dropped" not in said and "Owners passed" not in said
+
+
+def test_communities_of_an_older_version_have_a_page_too(tmp_path):
+    encoded = vectors(24)
+    mined = mined_of(encoded, builder="communities")
+    old = mined.statistics
+    old |= {"owners_filtered": old.pop("pairs_kept_apart"), "owners_too_similar": old.pop("pairs_too_similar")}
+    old |= {"phase_two_clusters": 0, "owners_clashing": 0}
+    write_report(tmp_path / "report.html", pairs(tmp_path), encoded, mined)
+    said = text_of(tmp_path / "report.html")
+    assert f"kept apart by the owner filter {old['owners_filtered']}" in said and "phase 2" not in said
+
+
+def test_communities_say_why_pairs_are_left_out(tmp_path):
+    encoded = vectors(24)
+    of_row = np.where(np.arange(24) < 20, 0, np.arange(24) - 19)
+    document = EncodedColumn(
+        encoded[1].embeddings[:5], DistinctInputs(encoded[1].distinct.keys[:5], np.unique(of_row, True)[1], of_row)
+    )
+    mined = mined_of((encoded[0], document), builder="communities", num_negatives=1, owner_filter=False)
+    assert mined.statistics["rows_left_out"] == 16
+    write_report(tmp_path / "report.html", pairs(tmp_path), (encoded[0], document), mined)
+    said = text_of(tmp_path / "report.html")
+    assert "No cluster has 16 of the pairs: nobody was left that they may stand beside" in said
+
+
+def test_two_rows_that_are_kept_apart_are_told_so():
+    with pytest.raises(ValueError, match="owner_filter keeps 1 pairs of rows apart.*--no_owner_filter"):
+        mined_of(vectors(2), num_negatives=1, builder="communities")
 
 
 def test_without_the_owner_filter_nothing_is_said_of_it(tmp_path):
@@ -207,6 +250,42 @@ def test_vectors_come_out_of_the_cache_and_the_truth_out_of_a_column(embedder, t
     with pytest.raises(ValueError, match="another model"):
         write_report(tmp_path / "other.html", dataset, embedder, mined, **cache)
     assert not (tmp_path / "other.html").exists()
+
+
+def test_the_page_names_the_model_its_prompt_and_the_search_and_takes_prompts_from_the_mining(
+    embedder, tmp_path, monkeypatch
+):
+    dataset = pairs(tmp_path, rows=12)
+    options = {"cache_folder": tmp_path / "vectors", "show_progress_bar": False}
+    mined = find_saha_clusters(dataset, embedder, num_negatives=3, query_prompt="Name the <thing>.", **options)
+    mined.save(tmp_path / "mined")
+    loaded = MinedClusters.load(tmp_path / "mined")
+    assert loaded.statistics["query_prompt"] == "Name the <thing>." and loaded.statistics["corpus_prompt"] is None
+    monkeypatch.setattr(type(embedder), "forward", None)  # whoever encodes with another prompt fails
+    write_report(tmp_path / "report.html", dataset, embedder, loaded, **options)
+    said = text_of(tmp_path / "report.html")
+    assert "query_prompt Name the <thing>." in said and "corpus_prompt the model's" in said
+    assert "backend torch faiss_index off" in said and f"model {loaded.statistics['model_name']}" in said
+    assert f"prompt of the model, system {loaded.statistics['prompt']['system']}" in said
+    assert str(tmp_path) not in said
+    for other in ({"query_prompt": "Another."}, {"use_faiss": True}, {"faiss_index": "Flat"}):
+        with pytest.raises(ValueError, match=r"mined with \w+=.*Leave \w+ out"):
+            write_report(tmp_path / "other.html", dataset, embedder, loaded, **options, **other)
+
+
+def test_what_an_older_mining_does_not_tell_is_taken_as_given(embedder, tmp_path):
+    dataset = pairs(tmp_path, rows=12)
+    options = {"cache_folder": tmp_path / "vectors", "show_progress_bar": False}
+    mined = find_saha_clusters(dataset, embedder, num_negatives=3, **options)
+    statistics = mined.statistics
+    for name in ("model_name", "prompt", "query_prompt", "corpus_prompt"):
+        del statistics[name]
+    for name in ("backend", "faiss_index"):
+        del statistics["settings"][name]
+    mined.save(tmp_path / "mined")
+    again = load_saha_clusters(tmp_path / "mined", dataset, embedder, num_negatives=3, use_faiss=True)
+    write_report(tmp_path / "report.html", dataset, embedder, again, distinct=again.inputs, **options)
+    assert "model_name" not in again.statistics and "without a name" not in text_of(tmp_path / "report.html")
 
 
 def test_what_cannot_be_is_refused_before_anything_is_read(tmp_path):

@@ -102,11 +102,13 @@ def test_a_row_alone_is_left_out_if_nobody_may_stand_beside_it():
 def test_the_seed_decides_and_nothing_else():
     rng = np.random.default_rng(0)
     documents = rng.integers(12, size=200)
-    pairs = np.unique(np.sort(rng.integers(200, size=(800, 2)), axis=1), axis=0)
+    pairs = np.unique(np.sort(rng.integers(200, size=(2000, 2)), axis=1), axis=0)
     pairs = pairs[documents[pairs[:, 0]] != documents[pairs[:, 1]]]
-    graph, rivals = Graph.of(pairs, np.ones(len(pairs)), rows=200), Rivals(documents, np.arange(200))
-    first, second = (partition(graph, rivals, size=8, seed=5) for _ in range(2))
+    weights = np.where(rng.random(len(pairs)) < 0.5, APART, 1)  # many rows find no place, and some are tried
+    graph, rivals = Graph.of(pairs, weights, rows=200), Rivals(documents, np.arange(200))
+    first, second, other = (partition(graph, rivals, size=8, seed=seed) for seed in (5, 5, 6))
     assert [rows.tolist() for rows in first] == [rows.tolist() for rows in second]
+    assert [rows.tolist() for rows in first] != [rows.tolist() for rows in other]
 
 
 def test_every_swap_wins_weight():
