@@ -108,7 +108,7 @@ def test_what_was_reported_where_it_failed_is_not_said_again(error, status, as_p
 
 
 def test_a_report_is_one_line_or_the_traceback_of_a_defect(capsys):
-    args = Namespace(command="train", traceback=False)
+    args = Namespace(command="train", traceback=False, flags={})
     for error in (MemoryFullError("Out of memory in row 3."), OSError("disk full"), KeyError("no column")):
         error.__cause__ = RuntimeError("CUDA out of memory")
         _report(error, args)
