@@ -19,6 +19,7 @@ from saha_st.data import load_mmeb
 from saha_st.data.scenes import write_mini_mmeb
 from saha_st.data.scenes.mini_mmeb import TRAIN_DIR, concepts_of
 from saha_st.encoding import DistinctInputs, encode_column
+from saha_st.encoding.modality_gap import unit_vectors
 from saha_st.evaluation import evaluate, find_benchmark
 from saha_st.training.config import RunConfig
 
@@ -167,15 +168,11 @@ def _joined(
             name: Task(pairs, owner_filter, *rows)
             for (name, (pairs, owner_filter)), rows in zip(sources.items(), rows_of_tasks, strict=True)
         },
-        anchor_vectors=_unit(np.concatenate([column.embeddings for column in anchors])),
-        document_vectors=_unit(np.concatenate([column.embeddings for column in documents])[distinct.first_row]),
+        anchor_vectors=unit_vectors(np.concatenate([column.embeddings for column in anchors])),
+        document_vectors=unit_vectors(np.concatenate([column.embeddings for column in documents])[distinct.first_row]),
         truth_of_document=truth_of_document,
         right=np.unique(anchor_of_row * len(names) + truth_of_row),
     )
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 def _digits() -> tuple[list[Image.Image], np.ndarray]:

@@ -184,13 +184,18 @@ def add_pairs_arguments(parser: argparse.ArgumentParser, *, optional: bool = Fal
     parser.add_argument("--max_rows", type=at_least_one, help="take at most so many rows")
 
 
+PAIRS_OPTIONS = {
+    **{"format": "pairs", "subset": None, "split": None, "anchor": "anchor", "positive": "positive"},
+    **{"image_root": None, "max_rows": None},
+}
+"""Flags of `add_pairs_arguments`, and what they are if they are not given."""
+
+
 def how_to_list_rows(message: str, args: argparse.Namespace) -> str:
     """Say how to list all bad rows of pairs, after an error that names the first; else nothing."""
     if not re.match(r"Row \d+", message) or not hasattr(args, "positive") or args.command == "data":
         return ""
-    defaults = {"format": "pairs", "subset": None, "split": None, "anchor": "anchor", "positive": "positive"}
-    defaults |= {"image_root": None, "max_rows": None}
-    given = {name: getattr(args, name) for name, default in defaults.items() if getattr(args, name) != default}
+    given = {name: getattr(args, name) for name, default in PAIRS_OPTIONS.items() if getattr(args, name) != default}
     words = [args.path, *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
     return f" To list all such rows: saha-st data check {shlex.join(words)}"
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saha_st.cli.options import (
+    PAIRS_OPTIONS,
     add_batch_arguments,
     add_model_arguments,
     add_pairs_arguments,
@@ -45,12 +46,6 @@ HELP = "show what a model reads, and compare prompts on your pairs"
 IF_INTERRUPTED = "Start the same command again to go on."
 
 _RESULTS = "prompts.json"
-_PAIRS_OPTIONS = {
-    **{"format": "pairs", "subset": None, "split": None, "anchor": "anchor", "positive": "positive"},
-    **{"image_root": None, "max_rows": None},
-}
-"""Flags of the pairs, and what they are if they are not given."""
-
 _OTHER = {
     "fingerprint": "the model of this name had other weights, settings or another prompt",
     "rows_digest": "the pairs of this name were others, or their pictures have changed",
@@ -120,7 +115,7 @@ def _require_same(folder: Path, facts: Mapping[str, Any]) -> None:
 
 def _facts(args: argparse.Namespace) -> dict[str, Any]:
     """The model, with the options that were given, and the pairs, as they were asked for; JSON values."""
-    options = {name: getattr(args, name) for name in _PAIRS_OPTIONS}
+    options = {name: getattr(args, name) for name in PAIRS_OPTIONS}
     facts = {
         "model": args.model_name_or_path,
         "model_options": model_options(args),
@@ -263,7 +258,7 @@ def _page(args: argparse.Namespace, sweep: Any, notes: Sequence[str]) -> str:
     """The table, its notes, and how to load and train the model with the best prompt."""
     facts, best = _facts(args), sweep.best
     listed = "\n".join(f"* {note}" for note in (*sweep.notes, *notes))
-    of_pairs = {name: value for name, value in facts["pairs_options"].items() if value != _PAIRS_OPTIONS.get(name)}
+    of_pairs = {name: value for name, value in facts["pairs_options"].items() if value != PAIRS_OPTIONS.get(name)}
     title = f"{facts['model']}{_in_brackets(facts['model_options'])} on {facts['pairs']}{_in_brackets(of_pairs)}"
     call = "".join(f", {name}={value!r}" for name, value in model_options(args).items())
     prompt = "" if best.prompt is None else f"prompt = {as_python(best.prompt)}\n"

@@ -152,8 +152,8 @@ def truth_codes(values: Sequence[Any]) -> np.ndarray:
     """Number the truths in the order in which they first occur.
 
     Args:
-        values: A text, number or label for each row. None, NaN, pandas' NA and "" (which
-            is how CSV says None) are no truth.
+        values: A text, number or label for each row. None, NaN, pandas' NA and "" (which is how CSV says None) are no
+            truth.
 
     Returns:
         Shape (rows,), int64; -1 for no truth.
