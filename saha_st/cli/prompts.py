@@ -166,17 +166,17 @@ def _with_own(
 
 def _show(model: Any, prompts: Mapping[str, HierarchicalPrompt], args: argparse.Namespace) -> None:
     from saha_st.evaluation.prompt_rendering import renderings
-    from saha_st.evaluation.prompt_sweep import with_prompt
+    from saha_st.modules.loading import with_prompt
 
     as_loaded, shown = _with_own(model, prompts)
     for name, prompt in shown.items():
         print(f"# {name}{', what it has as it is loaded' if name in as_loaded else ''}")
         try:
-            variant = with_prompt(model, prompt, name, model_name=args.model_name_or_path)
+            variant = with_prompt(model, prompt, args.model_name_or_path)
             for each in renderings(variant, args.text):
                 print(f"## {each.title}, {each.tokens} tokens\n{each.text}")
         except ValueError as error:  # one that this model cannot be given; the others are still worth seeing
-            print(_reason(error, name))
+            print(_reason(error))
         print()
     if args.sweep:
         print(f"Nothing was scored: give PAIRS to compare the prompts of {args.sweep}, saha-st prompts PAIRS …")
@@ -230,14 +230,14 @@ def _refused(
     Raises:
         ValueError: A user's own prompt is one of these.
     """
-    from saha_st.evaluation.prompt_sweep import with_prompt
+    from saha_st.modules.loading import with_prompt
 
     refused = {}
     for name, prompt in prompts.items():
         try:
-            with_prompt(model, prompt, name, model_name=args.model_name_or_path)
+            with_prompt(model, prompt, args.model_name_or_path)
         except ValueError as error:
-            refused[name] = _reason(error, name)
+            refused[name] = _reason(error)
             if name in own:
                 raise ValueError(
                     f"{args.sweep!r}, prompt {name!r}: {refused[name]} Leave that level out of this prompt, or "
@@ -246,9 +246,9 @@ def _refused(
     return refused
 
 
-def _reason(error: ValueError, name: str) -> str:
+def _reason(error: ValueError) -> str:
     """What is wrong with a prompt, without what to do in Python."""
-    reason = str(error).removeprefix(f"Prompt {name!r}: ").removeprefix("Input 0 of the batch: ")
+    reason = str(error).removeprefix("Input 0 of the batch: ")
     for remedy in _FOR_PYTHON:
         reason = reason.split(remedy)[0]
     return reason

@@ -6,7 +6,6 @@ and kept on disk under the model's fingerprint; a query then costs one forward a
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from saha_st.demo import gpu
 from saha_st.demo.errors import UserError
 from saha_st.demo.gallery import Gallery
 from saha_st.encoding import DistinctInputs, Task, VectorStore, encode_distinct, vector_fingerprint, weights_digest
-from saha_st.modules.loading import set_prompt
+from saha_st.modules.loading import with_prompt
 from saha_st.prompts import HierarchicalPrompt
 
 
@@ -103,7 +102,7 @@ class Engine:
         self._cache_folder, self._show_progress_bar = cache_folder, show_progress_bar
         self._weights = weights_digest(model)
         self._models = {
-            level: _with_prompt(model, prompt, name)
+            level: with_prompt(model, prompt, name)
             for level, prompt in level_prompts(model[0].prompt or HierarchicalPrompt()).items()
         }
         for level, variant in self._models.items():
@@ -173,11 +172,3 @@ class Engine:
 
     def _key(self, level: Level) -> str:
         return f"{self._weights}/{level}"
-
-
-def _with_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str) -> SentenceTransformer:
-    """A copy of the model that shares its weights and has another prompt."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    variant = copy.deepcopy(model, shared)
-    set_prompt(variant, prompt, name)
-    return variant

@@ -7,7 +7,6 @@ all of them is no noise, and all differences at once, so that the best of many i
 
 from __future__ import annotations
 
-import copy
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from saha_st.encoding.modality_gap import modality_gap, unit_vectors
 from saha_st.evaluation.paired_bootstrap import FEW, difference_margins, wilson_interval
 from saha_st.evaluation.prompt_presets import as_entry
 from saha_st.evaluation.prompt_rendering import features_of
-from saha_st.modules.loading import set_prompt
+from saha_st.modules.loading import with_prompt
 from saha_st.prompts import HierarchicalPrompt
 from saha_st.token_budgets import BATCH_TOKENS
 
@@ -232,7 +231,7 @@ def sweep_prompts(
             f"Column 'positive' has 1 distinct document in {len(pairs)} rows, so that every query finds it. Take more "
             "pairs, with at least 2 different positives."
         )
-    variants = {name: with_prompt(model, prompt, name) for name, prompt in prompts.items()}
+    variants = {name: _variant(model, prompt, name) for name, prompt in prompts.items()}
     pictured = _require_room(pairs, variants, sides)
     right = np.unique(np.stack([distinct.index_of_row for distinct in sides.values()], axis=1), axis=0)
     options = {"batch_size": batch_size, "batch_tokens": batch_tokens, "weights": weights or weights_digest(model)}
@@ -276,25 +275,6 @@ def ranks_of(queries: np.ndarray, documents: np.ndarray, right: np.ndarray) -> n
     return ranks
 
 
-def with_prompt(
-    model: SentenceTransformer, prompt: HierarchicalPrompt | None, name: str, *, model_name: str = "the model"
-) -> SentenceTransformer:
-    """Return a copy of a model that shares its weights and has another prompt; with None, its own.
-
-    Raises:
-        ValueError: The model cannot be given this prompt; the message names it, and the model by `model_name`.
-    """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    variant = copy.deepcopy(model, shared)
-    if prompt is None:
-        return variant
-    try:
-        set_prompt(variant, prompt, model_name)
-    except ValueError as error:
-        raise ValueError(f"Prompt {name!r}: {error}") from error
-    return variant
-
-
 def is_own_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt) -> bool:
     """Tell whether a model with this prompt is the model as it comes; an embedder of others has none of ours."""
     if model[0].prompt != prompt:
@@ -304,6 +284,13 @@ def is_own_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt) -> boo
     except ValueError:
         return False
     return len({vector_fingerprint(each, weights="") for each in (model, variant)}) == 1
+
+
+def _variant(model: SentenceTransformer, prompt: HierarchicalPrompt | None, name: str) -> SentenceTransformer:
+    try:
+        return with_prompt(model, prompt, "the model")
+    except ValueError as error:
+        raise ValueError(f"Prompt {name!r}: {error}") from error
 
 
 def _require_room(

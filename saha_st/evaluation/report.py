@@ -76,7 +76,12 @@ class Report:
     @property
     def notes(self) -> list[str]:
         """What has to be known before a number is quoted."""
-        found = [f"{name}: {warning}" for name, scores in self.columns.items() for warning in scores.warnings]
+        found = [
+            f"{name}: {note}"
+            for name, scores in self.columns.items()
+            for note in (scores.limit_notice, *scores.warnings)
+            if note is not None
+        ]
         found += [f"{each.label}: figures of {each.source}, not measured here." for each in self.published]
         return found
 

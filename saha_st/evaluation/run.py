@@ -96,8 +96,7 @@ def evaluate(
     if not scored:
         raise ValueError(f"tasks: the data of {', '.join(private)} are not public, and there are no others.")
     scores = Scores(scored, totals=_totals(tasks), left_out=private, limit=limit)
-    told = scores.warnings if limit is None else scores.warnings[1:]  # of the limit, which was asked for, tables tell
-    for warning in told if run.ranks.is_main else ():
+    for warning in scores.warnings if run.ranks.is_main else ():
         logger.warning("%s", warning)
     return scores
 

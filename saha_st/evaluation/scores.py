@@ -160,20 +160,28 @@ class Scores:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Why some of these numbers are no scores: similarities all equal or not numbers, or no better than chance."""
+        """Why some of these numbers are no scores: similarities all equal or not numbers, or no better than chance.
+
+        That of a `limit`, which was asked for, is not among them: `limit_notice`.
+        """
         found = [message for name, task in self.tasks.items() for message in _task_warnings(name, task)]
         if not found and self.is_at_chance:
             found.append(
                 f"The overall {self.metric} of {self.overall:.1%} is at chance level ({self.chance:.1%}): the model "
                 "does not tell candidates apart."
             )
-        if self.limit is not None:
-            found.insert(0, f"A quick look at {self.limit} queries or rows of each task, which is no result.")
         if self.left_out:
             found.append(
                 f"Left out, as their data are not public: {', '.join(self.left_out)}. Means are over the others."
             )
         return tuple(found)
+
+    @property
+    def limit_notice(self) -> str | None:
+        """Says that these are no results, as not all rows were scored; `None` if they were."""
+        if self.limit is None:
+            return None
+        return f"A quick look at {self.limit} queries or rows of each task, which is no result."
 
     def to_markdown(self, columns: Sequence[str] | None = None, *, tasks: bool = False) -> str:
         """Return a table in percent; what is no score is not shown as one.
@@ -190,7 +198,7 @@ class Scores:
             raise ValueError(f"columns: there is no {unknown[0]!r}; there are {list(self.means)}.")
         shown = [name for name in cells if columns is None or name in columns or name not in self.means]
         table = as_table("", [self.metric], {name: [cells[name]] for name in shown})
-        return table if self.limit is None else f"{table}\n\n{self.warnings[0]}"
+        return table if self.limit is None else f"{table}\n\n{self.limit_notice}"
 
     def cells(self, *, tasks: bool = False) -> dict[str, str]:
         """Return what a table shows of the means, and of every task if wanted, by name."""

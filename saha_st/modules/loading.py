@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from pathlib import Path
 from typing import Any
@@ -145,6 +146,19 @@ def set_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt, name: str
     # The same text twice: here for people and for tools that read `prompts`, in the template for every engine.
     model.prompts = {"query": prompt.system or "", "document": prompt.system or ""}
     _verify_rendering(model[0], prompt, name)
+
+
+def with_prompt(model: SentenceTransformer, prompt: HierarchicalPrompt | None, name: str) -> SentenceTransformer:
+    """Return a copy of an embedder that shares its weights and has another prompt; with None, its own.
+
+    Raises:
+        ValueError: As `set_prompt`.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    variant = copy.deepcopy(model, shared)
+    if prompt is not None:
+        set_prompt(variant, prompt, name)
+    return variant
 
 
 def _load(

@@ -11,8 +11,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from saha_st.evaluation.prompt_presets import PRESETS
 from saha_st.evaluation.prompt_rendering import features_of, renderings
-from saha_st.evaluation.prompt_sweep import with_prompt
 from saha_st.modules import load_embedder
+from saha_st.modules.loading import with_prompt
 from saha_st.prompts import QUERY_SUFFIX, SYSTEM, HierarchicalPrompt
 
 CHATML = (

@@ -20,9 +20,9 @@ from saha_st.evaluation.prompt_sweep import (
     is_own_prompt,
     ranks_of,
     sweep_prompts,
-    with_prompt,
 )
 from saha_st.modules import load_embedder
+from saha_st.modules.loading import with_prompt
 from saha_st.prompts import HierarchicalPrompt
 
 
