@@ -1,34 +1,39 @@
-"""Speed of mining: exact search, search and rule, and indexes, each beside what one would use instead.
+"""Speed of mining: exact search, search and rule, and indexes, each beside what one would use instead; and its page.
 
-    python benchmarks/mining.py                       # every section; about 15 minutes on two free cores
-    python benchmarks/mining.py --sections search     # one of: search reference sentence-transformers faiss
-    python benchmarks/mining.py --quick               # all of them small, within two minutes: a smoke test
+    python benchmarks/mining.py                     # every section; about 20 minutes on two free cores
+    python benchmarks/mining.py --sections search   # one of: search reference sentence-transformers faiss report
+    python benchmarks/mining.py --quick             # all of them small, within two minutes: a smoke test
 
 The data are pairs of topics, a thousand rows each (see `cluster_rule.py`). Ratios are those of rounds in turns in one
-process, with their spread.
+process, with their spread. The page of `--report` has no peer: "report" shows that it does not grow with the rows.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
 import torch
 from cluster_rule import NUM_NEGATIVES, POOL, POOL_MULTIPLIER, TopicPairs, literal_clusters, topic_pairs
+from datasets import Dataset
 from known_vectors import KnownVectors
 from measure import machine, peak_memory, side_by_side, table
 
+from saha_st.encoding import DistinctInputs, EncodedColumn
 from saha_st.mining import miner
 from saha_st.mining.build import find_clusters
 from saha_st.mining.clusters import ClusterAssignment, assign_clusters
 from saha_st.mining.exact import candidates_for
 from saha_st.mining.neighbours import top_k
+from saha_st.mining.report import write_report
 
 RULE = {"num_negatives": NUM_NEGATIVES, "pool_multiplier": POOL_MULTIPLIER}
 
@@ -193,35 +198,40 @@ def reference(options: argparse.Namespace) -> None:
 # Sentence Transformers ---------------------------------------------------------------------------------------------
 
 
-def mined_dataset(dataset: Any, model: KnownVectors) -> Any:
-    """`mine_saha_clusters`, with what it asks of a model answered by the known vectors."""
-    from saha_st.encoding import EncodedColumn
-
-    def look_up(dataset: Any, column: str, model: KnownVectors, *, distinct: Any, **_: Any) -> EncodedColumn:
-        texts = dataset[column][:]
-        return EncodedColumn(model.encode_query([texts[row] for row in distinct.first_row]), distinct)
-
-    known = {"vector_fingerprint": lambda *_, **__: "known", "weights_digest": lambda *_, **__: "known"}
-    with patch.multiple(miner, encode_column=look_up, **known):
-        return miner.mine_saha_clusters(dataset, model, **RULE, show_progress_bar=False)
-
-
-def sentence_transformers(options: argparse.Namespace) -> None:
-    """From the same texts and vectors to a dataset, beside `mine_hard_negatives`."""
-    from datasets import Dataset
-    from sentence_transformers.util import mine_hard_negatives
-
-    pairs = data(options.st_rows, options.st_dim, options.seed)
+def texts_of(pairs: TopicPairs) -> tuple[Dataset, KnownVectors]:
+    """The pairs as texts, and what knows their vectors."""
     anchors = [f"query {row}" for row in range(len(pairs.anchors))]
     documents = [f"document {number}" for number in range(len(pairs.documents))]
     vectors = dict(zip(anchors + documents, [*pairs.anchors, *pairs.documents], strict=True))
     positives = [documents[number] for number in pairs.document_of_row]
-    dataset, model = Dataset.from_dict({"anchor": anchors, "positive": positives}), KnownVectors(vectors)
+    return Dataset.from_dict({"anchor": anchors, "positive": positives}), KnownVectors(vectors)
+
+
+def look_up(
+    dataset: Dataset, column: str, model: KnownVectors, *, distinct: DistinctInputs, **_: Any
+) -> EncodedColumn:
+    """Known vectors in the place of `encode_column`."""
+    texts = dataset[column][:]
+    return EncodedColumn(model.encode_query([texts[row] for row in distinct.first_row]), distinct)
+
+
+def mined_clusters(dataset: Dataset, model: KnownVectors, **options: Any) -> miner.MinedClusters:
+    """`find_saha_clusters`, with what it asks of a model answered by the known vectors."""
+    known = {"vector_fingerprint": lambda *_, **__: "known", "weights_digest": lambda *_, **__: "known"}
+    with patch.multiple(miner, encode_column=look_up, **known):
+        return miner.find_saha_clusters(dataset, model, **RULE, **options, show_progress_bar=False)
+
+
+def sentence_transformers(options: argparse.Namespace) -> None:
+    """From the same texts and vectors to a dataset, beside `mine_hard_negatives`."""
+    from sentence_transformers.util import mine_hard_negatives
+
+    dataset, model = texts_of(data(options.st_rows, options.st_dim, options.seed))
     results: dict[str, Any] = {}
     theirs = {"num_negatives": NUM_NEGATIVES, "output_format": "n-tuple", "verbose": False}
     peer = partial(mine_hard_negatives, dataset, model, **theirs)
     contenders = {
-        "ours: mine_saha_clusters": lambda: mined_dataset(dataset, model),
+        "ours: mine_saha_clusters": lambda: mined_clusters(dataset, model).of(dataset),
         "mine_hard_negatives": peer,
         "mine_hard_negatives, use_faiss": partial(peer, use_faiss=True),
     }
@@ -284,11 +294,42 @@ def _indexes_to_try(rows: int) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{index}, {parameters}", arguments
 
 
+# The page ----------------------------------------------------------------------------------------------------------
+
+
+def report(options: argparse.Namespace) -> None:
+    """Size, seconds and memory of the page about clusters, at growing sizes."""
+    cells = []
+    for rows in options.report_rows:
+        dataset, model = texts_of(data(rows, options.report_dim, options.seed))
+        index = {"faiss_index": f"IVF{int(rows**0.5)},Flat"} if rows > options.report_rows[0] else {}
+        mined = mined_clusters(dataset, model, **index)
+        sides = zip(("anchor", "positive"), mined.inputs, strict=True)
+        vectors = tuple(look_up(dataset, column, model, distinct=distinct) for column, distinct in sides)
+        with tempfile.TemporaryDirectory() as folder:
+            page = Path(folder) / "report.html"
+            start = time.perf_counter()
+            peak, findings = peak_memory(lambda: write_report(page, dataset, vectors, mined))  # noqa: B023
+            seconds = time.perf_counter() - start
+            size = page.stat().st_size
+        shares = [
+            f"{part:,} of {whole:,}"
+            for part, whole in (
+                (findings.clusters, mined.statistics["clusters"]),
+                (findings.visits, findings.of_visits),
+            )
+        ]
+        cells.append([f"{rows:,}", *shares, f"{size / 1000:,.0f} KB", f"{seconds:.1f}", _mb(peak)])
+    print(f"\n### The page about clusters, vectors of {options.report_dim} given\n")
+    print(table(["rows", "clusters looked at", "visits told again", "page", "s", "peak memory"], cells))
+
+
 SECTIONS = {
     "search": search,
     "reference": reference,
     "sentence-transformers": sentence_transformers,
     "faiss": indexes,
+    "report": report,
 }
 QUICK = {
     "search_rows": 20_000,
@@ -302,6 +343,8 @@ QUICK = {
     "st_dim": 128,
     "faiss_rows": 5000,
     "faiss_dim": 32,
+    "report_rows": [2000, 5000],
+    "report_dim": 32,
 }
 
 
@@ -330,6 +373,8 @@ def main() -> None:
     parser.add_argument("--st-dim", type=int, default=768, help="size of their vectors")
     parser.add_argument("--faiss-rows", type=int, default=50_000, help="rows for the indexes")
     parser.add_argument("--faiss-dim", type=int, default=128, help="size of their vectors")
+    parser.add_argument("--report-rows", type=int, nargs="+", default=[50_000, 500_000], help="sizes of the report")
+    parser.add_argument("--report-dim", type=int, default=64, help="size of the vectors there")
     parser.add_argument("--seed", type=int, default=0, help="seed of the generated data")
     options = parser.parse_args()
     if options.quick:
