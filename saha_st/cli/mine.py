@@ -24,7 +24,7 @@ from saha_st.cli.options import (
     load_source,
     require_model,
 )
-from saha_st.files import require_new_file, write_text_whole
+from saha_st.files import require_new_file
 from saha_st.ranks import Ranks
 
 NAME = "mine"
@@ -139,16 +139,15 @@ def _report(args: argparse.Namespace, source: Any, model: Any, mined: Any, truth
     """Write the page, and its numbers beside the clusters."""
     from saha_st.mining.report import write_report
 
-    findings = write_report(
+    write_report(
         args.report,
         source.dataset,
         model,
         mined,
         truth_column=truth,
         name=source.name,
+        json_path=Path(args.output_dir) / "audit.json",
         distinct=mined.inputs,
         cache_folder=args.cache_folder or Path(args.output_dir) / "vectors",
         show_progress_bar=not args.quiet,
     )
-    text = json.dumps(findings.to_dict(), indent=2) + "\n"
-    write_text_whole(Path(args.output_dir) / "audit.json", text)

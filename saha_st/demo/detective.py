@@ -58,7 +58,7 @@ class Case:
     @property
     def caught(self) -> int | None:
         """How many of the false negatives that were thrown out show the same thing; None where that is not known."""
-        out = [suspect.same for suspect in self.suspects if suspect.candidate.fate is Fate.FALSE_NEGATIVE]
+        out = [suspect.same for suspect in self.suspects if suspect.candidate.fate is Fate.SUSPECTED]
         return None if None in out else sum(out)
 
 

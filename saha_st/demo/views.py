@@ -34,7 +34,7 @@ FATE_NOTES = {
     Fate.TOO_SIMILAR: "its owner asks more nearly the same than allowed",
     Fate.BEYOND_LIMIT: "enough owners were found before it",
     Fate.CLASH: "its pair and a mate's would be each other's answers",
-    Fate.FALSE_NEGATIVE: "thrown out: its owner asks too nearly the same",
+    Fate.SUSPECTED: "thrown out: its owner asks too nearly the same",
     Fate.SURPLUS: "the cluster was full",
     Fate.MATE: "its pair joined the cluster as a hard negative",
 }

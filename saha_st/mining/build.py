@@ -110,7 +110,8 @@ def find_clusters(
     _check_lengths(anchor_embeddings, document_embeddings, document_of_row)
     depth = pool_size(num_negatives, pool_multiplier)
     if builder == "communities":
-        range_min, depth = window(num_negatives, pool_multiplier, range_min, range_max)
+        range_min, range_max = window(num_negatives, pool_multiplier, range_min, range_max)
+        depth = range_max + 1  # a row's own positive has no rank
     search = NeighbourSearch(
         anchor_embeddings,
         document_embeddings,
@@ -141,7 +142,7 @@ def find_clusters(
         }
         if builder == "communities":
             lists.fill_all(show_progress_bar=show_progress_bar)
-            arguments |= {"range_min": range_min, "range_max": depth, "partitioner": partitioner}
+            arguments |= {"range_min": range_min, "range_max": range_max, "partitioner": partitioner}
             return assign_communities(lists.neighbours, anchor_embeddings, document_of_row, **arguments)
         arguments |= {"look_up": LookUp(len(document_embeddings), search.block_size, lists.fill)}
         return assign_clusters(

@@ -66,9 +66,11 @@ class CommunityCounts:
         members: rows in clusters.
         rows_left_out: rows in no cluster: nobody was left that they may stand beside.
         documents_in_margin: documents that `relative_margin` took out of windows.
-        pairs_kept_apart: pairs of rows that the owner filter keeps apart.
-        pairs_too_similar: pairs of rows that `max_owner_similarity` keeps apart.
-        edges: pairs of rows that lie in each other's window and are not kept apart.
+        mutual_pairs: pairs of rows that list each other's documents, above the window or in it; see
+            `saha_st.mining.rank_windows.mutual_pairs`.
+        pairs_kept_apart: those that the owner filter keeps apart.
+        pairs_too_similar: those that `max_owner_similarity` keeps apart.
+        edges: those that lie in each other's window and are not kept apart.
         edges_in_clusters: those whose rows share a cluster.
         cluster_sizes: how many clusters have how many rows, by size.
     """
@@ -78,6 +80,7 @@ class CommunityCounts:
     members: int
     rows_left_out: int
     documents_in_margin: int
+    mutual_pairs: int
     pairs_kept_apart: int
     pairs_too_similar: int
     edges: int
@@ -114,7 +117,8 @@ def assign_communities(
     row is in one cluster at most.
 
     Args:
-        neighbours: as of `saha_st.mining.clusters.make_rule`; k at least `range_max`, or all documents.
+        neighbours: as of `saha_st.mining.clusters.make_rule`; k at least `range_max`, or all documents. A row's own
+            positives have no rank: where k leaves no room for them, its window ends so much earlier.
         anchor_embeddings: likewise.
         document_of_row: likewise.
         num_negatives: K; a full cluster has K + 1 rows.
@@ -185,6 +189,7 @@ def assign_communities(
         pairs[is_edge & ~apart],
         rows=rows,
         documents_in_margin=in_margin,
+        mutual_pairs=len(pairs),
         pairs_kept_apart=int(doubtful.sum()),
         pairs_too_similar=int(too_similar.sum()),
     )

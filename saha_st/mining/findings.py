@@ -29,7 +29,7 @@ GALLERY, WORST = 8, 9
 """Clusters that are shown, and pairs of each kind of suspects."""
 
 MOST_VISITS = 1000
-_AT_FILTER = (Fate.MATE, Fate.FALSE_NEGATIVE)
+_AT_FILTER = (Fate.MATE, Fate.SUSPECTED)
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,17 @@ class Findings:
 
     @property
     def filtered(self) -> float | None:
-        """Share of what the owner filter threw out, of all that came to it in the whole mining; None if it was off."""
-        if not (self.statistics["settings"]["owner_filter"] and self.of_visits):
+        """Share of what the owner filter threw out, of all that came to it in the whole mining; None if it was off.
+
+        Of an anchor's owners; of communities, of the pairs of rows that list each other's documents.
+        """
+        counts = self.statistics
+        if not counts["settings"]["owner_filter"]:
             return None
-        mates = self.statistics["members"] - self.statistics["clusters"]
-        return self.statistics["owners_filtered"] / (self.statistics["owners_filtered"] + mates)
+        if not has_visits(counts):
+            return counts["pairs_kept_apart"] / max(counts["mutual_pairs"], 1)
+        mates = counts["members"] - counts["clusters"]
+        return counts["owners_filtered"] / (counts["owners_filtered"] + mates)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -214,7 +220,7 @@ def examine_clusters(
 
 def has_visits(statistics: Mapping[str, Any]) -> bool:
     """Whether clusters were formed by visiting rows one by one, which can be told again."""
-    return statistics["settings"].get("builder", "owners") == "owners"
+    return statistics["settings"]["builder"] == "owners"
 
 
 def _suspects(pairs: ClusterPairs, near_duplicate: float) -> dict[str, Suspects]:

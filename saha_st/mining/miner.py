@@ -348,8 +348,7 @@ def load_saha_clusters(
 
     Raises:
         FileNotFoundError: The folder holds no mining result.
-        ValueError: It is of other pairs, another model or other settings; what an older file does not tell is taken
-            to be the same.
+        ValueError: It is of other pairs, another model or other settings.
     """
     mined = MinedClusters.load(output_dir)
     _check_columns(dataset, anchor_column_name, positive_column_name)
@@ -358,10 +357,11 @@ def load_saha_clusters(
     wanted |= {"query_prompt": query_prompt, "corpus_prompt": corpus_prompt}
     wanted |= _settings(**options) | _origin(model, weights_digest(model), *inputs)
     found = mined.statistics | mined.statistics["settings"]
-    differing = [name for name, value in wanted.items() if name in found and found[name] != value]
+    differing = [name for name, value in wanted.items() if found.get(name) != value]
     if differing:
-        words = {"data": "of other pairs", "model": "by another model, or another state of it"}
-        named = [words.get(name, f"with {name}={found[name]!r}, not {wanted[name]!r}") for name in differing]
+        libraries = "other versions of transformers or sentence-transformers"
+        words = {"data": "of other pairs", "model": f"by another model, another state of it, or {libraries}"}
+        named = [words.get(name, f"with {name}={found.get(name)!r}, not {wanted[name]!r}") for name in differing]
         raise ValueError(
             f"{str(output_dir)!r} holds the result of another mining: {'; '.join(named)}. Choose another folder, or "
             "remove clusters.parquet and mining.json there (vectors may stay)."
@@ -408,7 +408,7 @@ def _origin(
 def _name_and_prompt(model: SentenceTransformer) -> dict[str, Any]:
     """What a reader knows a model by; the fingerprint decides."""
     if not isinstance(model, SentenceTransformer):  # what answers for one
-        return {}
+        return {"model_name": None, "prompt": None}
     source = model.model_card_data.model_id or model.model_card_data.base_model
     source = source or getattr(getattr(model[0], "model", None), "name_or_path", None)
     prompt = prompt_of(model)

@@ -223,7 +223,7 @@ def pair_similarities(pairs: np.ndarray, anchors: np.ndarray, inverse_norms: np.
 
 
 def suspected(pairs: np.ndarray, similarities: np.ndarray, *, rows: int, suspects: int) -> np.ndarray:
-    """Marks pairs of which either is among the `suspects` that ask most nearly what the other asks.
+    """Marks pairs of which each is among the `suspects` others that ask most nearly what it asks.
 
     The owner filter as a rule for pairs that must not share a cluster: see `saha_st.mining.communities`.
     """

@@ -6,10 +6,12 @@ texts and small copies of pictures, inside the file.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,12 +37,12 @@ FATE_NOTES = {
     Fate.TOO_SIMILAR: "its owner asks more nearly the same than max_owner_similarity allows",
     Fate.BEYOND_LIMIT: "enough owners had been found before it",
     Fate.CLASH: "its pair and a mate's would be each other's positives",
-    Fate.FALSE_NEGATIVE: "thrown out by the owner filter: its owner asks too nearly the same",
+    Fate.SUSPECTED: "thrown out by the owner filter: its owner asks too nearly the same",
     Fate.SURPLUS: "the cluster was full",
     Fate.MATE: "kept: its pair joined the cluster as a hard negative",
 }
 _SHOWN_KEPT, _SHOWN_DISCARDED = 15, 10  # of each cluster of the gallery: bounds the size of the page
-_DISCARDED_FIRST = (Fate.FALSE_NEGATIVE, Fate.TOO_SIMILAR, Fate.CLASH, Fate.SURPLUS, Fate.IN_MARGIN)
+_DISCARDED_FIRST = (Fate.SUSPECTED, Fate.TOO_SIMILAR, Fate.CLASH, Fate.SURPLUS, Fate.IN_MARGIN)  # then the rest
 
 Vectors = tuple[EncodedColumn, EncodedColumn]
 """Anchors and positives, as `encode_column` returns them."""
@@ -54,12 +56,9 @@ def write_report(
     *,
     truth_column: str | Sequence[Any] | None = None,
     name: str = "the dataset",
-    query_prompt: str | None = None,
-    corpus_prompt: str | None = None,
+    json_path: str | os.PathLike[str] | None = None,
     distinct: tuple[DistinctInputs, DistinctInputs] | None = None,
     cache_folder: str | os.PathLike[str] | None = None,
-    use_faiss: bool = False,
-    faiss_index: str | None = None,
     near_duplicate: float = 0.95,
     most_visits: int = MOST_VISITS,
     seed: int = 0,
@@ -76,12 +75,9 @@ def write_report(
             truth each other's positives. With it, the page tells how many negatives are false. A row without (None,
             "") is left out and counted. No model sees it.
         name: What to call the pairs on the page.
-        query_prompt: As in mining; None: the one that mining wrote down.
-        corpus_prompt: Likewise.
+        json_path: Where to write the numbers too, as plain JSON, before the page; what is there is replaced.
         distinct: The dataset's distinct anchors and documents, where they are known, as by `MinedClusters.inputs`.
         cache_folder: That of the mining: its vectors are read. Without it, everything is encoded once more.
-        use_faiss: As in mining, if mining has not written it down.
-        faiss_index: Likewise.
         near_duplicate: The cosine from which two documents, or two anchors, are suspected to be one.
         most_visits: How many visits of the rule to tell again, drawn by ``seed`` where there are more.
         seed: Decides what is drawn and shown.
@@ -93,8 +89,8 @@ def write_report(
     Raises:
         FileExistsError: The file exists.
         FileNotFoundError: Its folder does not exist.
-        ValueError: A missing column, a truth for no row, another dataset, model, prompt or search than was mined, an
-            option without meaning.
+        ValueError: A missing column, a truth for no row, another dataset or model than was mined, an option without
+            meaning.
     """
     path = require_new_file(path, name="report", suffix=".html")
     if not -1 <= near_duplicate <= 1:
@@ -102,15 +98,8 @@ def write_report(
     if most_visits < 1:
         raise ValueError(f"most_visits must be at least 1, got {most_visits}.")
     truths = _truths(dataset, truth_column)
-    prompts = tuple(
-        _as_mined(name, value, mined.statistics)
-        for name, value in (("query_prompt", query_prompt), ("corpus_prompt", corpus_prompt))
-    )
-    settings = mined.statistics["settings"]
-    faiss_index = _as_mined("faiss_index", faiss_index, settings)
-    backend = _as_mined("backend", "faiss" if use_faiss or faiss_index else None, settings) or "torch"
     options = {"cache_folder": cache_folder, "show_progress_bar": show_progress_bar}
-    anchors, documents = _vectors(dataset, model, mined, prompts, distinct, options)
+    anchors, documents = _vectors(dataset, model, mined, distinct, options)
     document_of_row = documents.distinct.index_of_row
     truth = None if truths is None else Truth(truths, document_of_row, anchors.distinct.index_of_row)
     findings = examine_clusters(
@@ -124,10 +113,11 @@ def write_report(
         near_duplicate=near_duplicate,
         most_visits=most_visits,
         seed=seed,
-        backend=backend,
-        faiss_index=faiss_index,
+        **{name: mined.statistics["settings"][name] for name in ("backend", "faiss_index")},
     )
     page = _render(findings, dataset, documents.distinct, name=name, truth=truth)
+    if json_path is not None:
+        write_text_whole(Path(json_path), json.dumps(findings.to_dict(), indent=2) + "\n")
     write_text_whole(path, page)
     return findings
 
@@ -147,20 +137,10 @@ def _truths(dataset: Dataset, truth_column: str | Sequence[Any] | None) -> np.nd
     return truth_codes(values)
 
 
-def _as_mined(name: str, value: str | None, settings: Mapping[str, Any]) -> str | None:
-    """What mining wrote down of an option, where it did; None agrees with whatever that is."""
-    if name not in settings:
-        return value
-    if value is not None and value != settings[name]:
-        raise ValueError(f"These clusters were mined with {name}={settings[name]!r}, not {value!r}. Leave {name} out.")
-    return settings[name]
-
-
 def _vectors(
     dataset: Dataset,
     model: SentenceTransformer | Vectors,
     mined: MinedClusters,
-    prompts: tuple[str | None, str | None],
     distinct: tuple[DistinctInputs, DistinctInputs] | None,
     options: dict[str, Any],
 ) -> Vectors:
@@ -178,7 +158,11 @@ def _vectors(
         return model
     weights = weights_digest(model)
     if vector_fingerprint(model, weights=weights) != mined.statistics["model"]:
-        raise ValueError("These clusters were mined with another model, or other settings of it. Pass that one.")
+        raise ValueError(
+            "These clusters were mined with another model, with other settings of it, or with other versions of "
+            "transformers or sentence-transformers. Pass that model, or mine again with this one."
+        )
+    prompts = [mined.statistics[name] for name in ("query_prompt", "corpus_prompt")]
     anchors, documents = (
         encode_column(dataset, name, model, task=task, prompt=prompt, distinct=inputs, weights=weights, **options)
         for name, task, prompt, inputs in zip(names, ("query", "document"), prompts, distinct, strict=True)
@@ -245,9 +229,10 @@ class _Page:
         return rows[1 : 1 + _SHOWN_KEPT].tolist()
 
     def discarded(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Candidates that did not, those whom the rule itself threw out first; some of them where there are many."""
+        """Candidates that did not, suspected false negatives first; some of them where there are many."""
+        order = dict(zip(_DISCARDED_FIRST, range(len(_DISCARDED_FIRST)), strict=True))
         dropped = [each for each in candidates if each.fate not in (Fate.MATE, Fate.OWN_POSITIVE)]
-        return sorted(dropped, key=lambda each: each.fate not in _DISCARDED_FIRST)[:_SHOWN_DISCARDED]
+        return sorted(dropped, key=lambda each: order.get(each.fate, len(order)))[:_SHOWN_DISCARDED]
 
 
 def _render(findings: Findings, dataset: Dataset, documents: DistinctInputs, *, name: str, truth: Truth | None) -> str:

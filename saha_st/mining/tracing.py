@@ -25,7 +25,7 @@ class Fate(StrEnum):
     TOO_SIMILAR = "owner too similar"
     BEYOND_LIMIT = "beyond the owner limit"
     CLASH = "clash with a mate"
-    FALSE_NEGATIVE = "false negative"
+    SUSPECTED = "suspected false negative"
     SURPLUS = "cluster full"
     MATE = "mate"
 
@@ -165,7 +165,7 @@ class Tracer:
             Fate.NO_FREE_OWNER: pool,
             Fate.TOO_SIMILAR: self._documents(self._without_threshold.owners(row, pool, taken, len(pool))[0]),
             Fate.BEYOND_LIMIT: self._documents(rule.owners(row, pool, taken, len(pool))[0]),
-            Fate.FALSE_NEGATIVE if rule.owner_filter else Fate.SURPLUS: self._documents(owners),
+            Fate.SUSPECTED if rule.owner_filter else Fate.SURPLUS: self._documents(owners),
             Fate.CLASH: self._documents(clashing),
             Fate.MATE: self._documents(mates),
         }

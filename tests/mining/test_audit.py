@@ -89,13 +89,25 @@ def test_documents_that_no_row_owns_are_not_judged():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_chance_is_the_share_of_all_pairs_of_rows_with_different_documents(seed):
+def test_chance_is_the_share_of_anchors_beside_the_documents_of_others(seed, monkeypatch):
     values, document_of_row, *_ = random_case(seed)
-    known = [row for row, value in enumerate(values) if value is not None]
-    pairs = [(i, j) for i in known for j in known if document_of_row[i] != document_of_row[j]]
-    expected = np.mean([values[i] == values[j] for i, j in pairs])
-    assert 0 < expected < 1
-    assert Truth.of(values, document_of_row).chance() == pytest.approx(expected)
+    pairs = [(i, j) for i in range(60) for j in range(60) if document_of_row[i] != document_of_row[j]]
+    verdicts = [judged_by_loops(values, document_of_row, i, document_of_row[j]) for i, j in pairs]
+    expected = np.mean([verdict for verdict in verdicts if verdict is not None])
+    assert 0.1 < expected < 0.9
+    truth = Truth.of(values, document_of_row)
+    assert truth.chance() == pytest.approx(expected)
+    monkeypatch.setattr("saha_st.mining.audit._MOST_RANDOM", 3000)  # of 3,600
+    assert truth.chance() == truth.chance() != truth.chance(seed=1)
+    assert truth.chance() == pytest.approx(expected, abs=0.05)
+
+
+def test_chance_counts_as_contamination_does():
+    values, documents = ["yes", "no", "yes", "no"], np.array([0, 0, 1, 1])
+    truth = Truth.of(values, documents)
+    assert truth.judge(np.arange(4), np.array([1, 1, 0, 0]))[1].all() and truth.chance() == 1
+    one_anchor = Truth.of(values, documents, np.array([0, 1, 0, 2]))  # has both documents, so others' negatives alone
+    assert one_anchor.chance() == 1 and Truth.of(["a", "b", "c"], np.arange(3), np.array([0, 0, 1])).chance() == 0
     assert Truth.of(["a", "a"], np.array([0, 0])).chance() is None
 
 

@@ -8,6 +8,7 @@ import saha_st.mining
 from saha_st.mining import build, build_clusters
 from saha_st.mining.build import find_clusters
 from saha_st.mining.clusters import assign_clusters
+from saha_st.mining.communities import assign_communities
 from saha_st.ranks import Ranks
 
 
@@ -165,3 +166,15 @@ def test_nan_is_refused_by_argument_and_row():
     documents[5, 5] = np.nan
     with pytest.raises(ValueError, match="documents: 1 of 90 rows hold NaN.*row 5"):
         build_clusters(anchors, documents, document_of_row)
+
+
+@pytest.mark.parametrize("key", [np.arange(120), np.arange(120) // 2])
+@pytest.mark.parametrize("range_max", [1, 5, 20])
+def test_windows_of_communities_are_as_deep_as_asked_beside_a_row_s_own_positives(range_max, key):
+    anchors, documents, document_of_row = embeddings()
+    options = {"num_negatives": 1, "range_max": range_max, "owner_filter": False, "anchor_key": key}
+    order, _, _ = nearest(anchors, documents)
+    expected = assign_communities(order, anchors, document_of_row, **options)
+    found = find_clusters(anchors, documents, document_of_row, builder="communities", **options)
+    assert found.counts == expected.counts and found.counts.edges > 0
+    assert plain(found.clusters) == plain(expected.clusters)

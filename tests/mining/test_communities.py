@@ -15,7 +15,7 @@ from test_clusters import KINDS, a_case, plain, positives_by_anchor
 from saha_st.mining import communities, rank_windows
 from saha_st.mining.clusters import pool_size
 from saha_st.mining.communities import assign_communities, window
-from saha_st.mining.rank_windows import Rivals, listed_documents, mutual_pairs
+from saha_st.mining.rank_windows import Rivals, listed_documents, mutual_pairs, suspected
 
 PARTITIONERS = [
     "greedy",
@@ -198,18 +198,26 @@ def test_all_clusters_but_one_are_full_and_no_row_is_alone(rows, partitioner):
 @pytest.mark.parametrize("kind", FEW_OWNERS)
 def test_rows_that_suspect_each_other_never_share_a_cluster(kind, partitioner, monkeypatch):
     monkeypatch.setattr(communities, "mutual_pairs", all_mutual_pairs)
+    kept_apart = set()
+
+    def listening(pairs, *args, **options):
+        found = suspected(pairs, *args, **options)
+        kept_apart.update(map(tuple, pairs[found].tolist()))
+        return found
+
+    monkeypatch.setattr(communities, "suspected", listening)
     case = a_case(0, **KINDS[kind])
     suspects = suspects_by_brute_force(case)
     filtered = assign_communities(**case, partitioner=partitioner)
-    assert len(suspects) > 20
+    assert len(suspects) > 20 and len(kept_apart) == filtered.counts.pairs_kept_apart
+    assert not kept_apart & together(filtered.clusters)
     edges = pairs_by_brute_force(case, *window_of(case))
     if kind in ("own anchors, ties", "repeated anchors"):  # which of equals is suspected is the order's affair
         assert abs(filtered.counts.pairs_kept_apart - len(suspects)) < 0.2 * len(suspects)
     else:
-        assert filtered.counts.pairs_kept_apart == len(suspects)
+        assert kept_apart == suspects
         assert filtered.counts.edges == len(edges - suspects)
         assert filtered.counts.edges_in_clusters == len((edges - suspects) & together(filtered.clusters))
-        assert not suspects & together(filtered.clusters)
     unfiltered = assign_communities(**case, partitioner=partitioner, owner_filter=False)
     assert unfiltered.counts.pairs_kept_apart == 0 and unfiltered.counts.edges == len(edges)
     assert suspects & together(unfiltered.clusters)

@@ -65,7 +65,7 @@ def test_the_owner_filter_throws_out_the_owners_that_ask_most_nearly_the_same(se
     thrown_out = 0
     for cluster in tracer.assignment.clusters:
         candidates = tracer.trace(int(cluster[0])).candidates
-        out = [c.owner_similarity for c in candidates if c.fate is Fate.FALSE_NEGATIVE]
+        out = [c.owner_similarity for c in candidates if c.fate is Fate.SUSPECTED]
         kept = [c.owner_similarity for c in candidates if c.fate is Fate.MATE]
         thrown_out += len(out)
         assert min(out, default=1) >= max(kept)

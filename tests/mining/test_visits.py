@@ -41,7 +41,7 @@ def test_every_visit_ends_in_the_cluster_that_was_mined_and_all_drops_are_counte
         assert assignment.counts.rows_left_out == 0
         in_phase_one = [trace for trace in traces if trace.phase == 1]
         assert 0 < len(in_phase_one) < len(traces)
-        assert fates[Fate.FALSE_NEGATIVE] == assignment.counts.owners_filtered > 0
+        assert fates[Fate.SUSPECTED] == assignment.counts.owners_filtered > 0
 
 
 def test_a_sample_of_visits_is_drawn_by_the_seed_and_says_the_same_of_each_row():
