@@ -1,22 +1,24 @@
-"""Which negatives are best at equal cost, on data of which the truth is known: writes a Markdown table.
+"""Which negatives are best for equally many pairs, on data of which the truth is known: writes a Markdown table.
 
     python benchmarks/ablation.py                                # both settings, 5 seeds; 3 hours on two free cores
     python benchmarks/ablation.py --settings digits --seeds 2    # a first look
     python benchmarks/ablation.py --arms "SaHa + both masks"     # some ways only
     python benchmarks/ablation.py --runs benchmarks/ablation.jsonl  # the tables of ABLATION.md, out of its runs
 
-All ways train all weights of saha-tiny-base in equally many steps of equally many pairs, at the same learning rates. A
-seed draws the training pairs and their order; queries that are scored are always the same. Each run is a line of the
-file `--runs` when it is done, and is not done again: started again, the command goes on.
+All ways train all weights of saha-tiny-base in equally many steps of equally many pairs, at the same learning rates.
+Columns of explicit negatives make a pair dearer, so these take part once more with as many inputs, in 2/9 of the steps.
+A seed draws the training pairs and their order; queries that are scored are always the same. A run in two parts goes on
+with a new trainer, whose learning rate falls from half of the first one's. Each run is a line of the file `--runs` when
+it is done, and is not done again: started again, the command goes on.
 
 * rows: rows to train on, for 100 pairs: those that `mine_hard_negatives` has enough negatives for, or that are in a
-  cluster (some are in two). Fewer are seen more often;
+  cluster (some are in two). Fewer are seen more often; 0 is too few for a batch;
 * contamination: share of the negatives of a step (not masked) that are in truth positives; of all in the batch, and of
   those that were mined for the anchor (mates of its cluster, or its columns);
-* hardness: mean cosine, before training, of an anchor with its seven hardest true negatives of a step;
+* hardest 7: mean cosine, before training, of an anchor with its seven hardest true negatives of a step;
 * hit@1 with the 95 % interval of its mean over the seeds, and of its differences, seed by seed: it holds what the
   draw of pairs and their order do, not what other queries would. Of many differences some seem real by chance: * marks
-  those that are so after Holm's correction, at 5 %;
+  those of a column that are so after Holm's correction, at 5 %;
 * inputs: embedded for one trained query, in training; a cached loss embeds each of them twice. Mining embeds each
   input of a pair once more, without gradients, and again if it is mined again. Time is that of training alone.
 """
@@ -66,7 +68,8 @@ def train_cell(setting: Setting, arm: Arm, seed: int, folder: Path) -> dict[str,
     model = load_embedder(MODEL)
     data = setting.load(folder, seed, model)
     seconds, inputs, shares, audits = 0.0, 0, [], []
-    for part, steps in enumerate(arm.parts(setting.steps)):
+    parts = arm.parts(setting.steps)
+    for part, steps in enumerate(parts):
         if part == 0 or arm.mines_again:
             batches = arm.build(data, model, folder / "vectors")
         datasets = {name: rows for name, rows in batches.datasets.items() if len(rows) >= BATCH_SIZE}
@@ -76,11 +79,12 @@ def train_cell(setting: Setting, arm: Arm, seed: int, folder: Path) -> dict[str,
         loss = AuditedLoss(model, data, batches, mini_batch_size=BATCH_SIZE, **arm.masks)
         with counted(model) as forwards:
             start = time.perf_counter()
-            train(model, loss, datasets, setting, are_clusters=batches.are_clusters, seed=seed, part=part, steps=steps)
+            options = {"are_clusters": batches.are_clusters, "seed": seed, "part": part}
+            train(model, loss, datasets, setting, steps=steps, of_steps=sum(parts), **options)
             seconds += time.perf_counter() - start
         inputs += forwards.inputs
         audits.append(loss.audit())
-    queries = setting.steps * BATCH_SIZE
+    queries = sum(arm.parts(setting.steps)) * BATCH_SIZE
     averaged = {
         name: None if audits[0][name] is None else float(np.mean([audit[name] for audit in audits]))
         for name in audits[0]
@@ -99,13 +103,14 @@ def train(
     seed: int,
     part: int,
     steps: int,
+    of_steps: int,
 ) -> None:
-    """Train with the stock trainer for ``steps``, the first part of the setting's steps or the last.
+    """Train with the stock trainer for ``steps``, the first part of all ``of_steps`` or the last.
 
-    The learning rate falls in a line over both parts, and warms up in the first.
+    The learning rate warms up in the first part, and falls in a line within each.
     """
-    done = part * (setting.steps - steps)
-    rates = [setting.learning_rate * (1 - at / setting.steps) for at in (done, done + steps)]
+    done = part * (of_steps - steps)
+    rates = [setting.learning_rate * (1 - at / of_steps) for at in (done, done + steps)]
     samplers = {"multi_dataset_batch_sampler": SameTaskBatchSampler}
     if are_clusters:
         samplers["batch_sampler"] = RunBatchSampler
@@ -117,7 +122,7 @@ def train(
             learning_rate=rates[0],
             lr_scheduler_type="polynomial",
             lr_scheduler_kwargs={"lr_end": rates[1], "power": 1.0},
-            warmup_steps=0 if part else _WARM_UP,
+            warmup_steps=0 if part else min(_WARM_UP, of_steps // 3),
             seed=seed + 1000 * part,
             router_mapping=ROUTER_MAPPING,
             dataloader_drop_last=True,
@@ -158,16 +163,17 @@ def run_all(options: argparse.Namespace) -> dict[Cell, dict[str, Any]]:
         prepare(options.settings, range(options.seeds), options.output_dir)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, len(os.sched_getaffinity(0)) // options.jobs))}
     writing = threading.Lock()
+    end_last_line(options.runs)
 
     def run(cell: Cell) -> bool:
         command = [sys.executable, __file__, "--output_dir", str(options.output_dir), "--cell", json.dumps(cell)]
         process = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment)
         if process.returncode != 0:
             return False
-        line = process.stdout.splitlines()[-1]
+        found = json.loads(process.stdout.splitlines()[-1]) | {"side_by_side": options.jobs}
         with writing, options.runs.open("a") as file:
-            file.write(line + "\n")
-        results[cell] = json.loads(line)
+            file.write(json.dumps(found) + "\n")
+        results[cell] = found
         return True
 
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -192,6 +198,13 @@ def finished(runs: Path) -> Iterator[tuple[Cell, dict[str, Any]]]:
             continue
         if run["settings"] == settings_of(run["setting"]):
             yield (run["setting"], run["arm"], run["seed"]), run
+
+
+def end_last_line(runs: Path) -> None:
+    """Let the next run begin a line of its own, where the last one was killed while it wrote."""
+    if runs.exists() and not runs.read_bytes().endswith(b"\n"):
+        with runs.open("a") as file:
+            file.write("\n")
 
 
 def _applies(setting: str, arm: Arm) -> bool:
@@ -246,7 +259,8 @@ def rows_of(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
 
 def report(results: dict[Cell, dict[str, Any]], options: argparse.Namespace) -> str:
     """All tables, as Markdown."""
-    parts = [f"{machine()} {options.jobs} runs side by side."]
+    places = {f"{run['machine']} {run['side_by_side']} runs side by side." for run in results.values()}
+    parts = ["\n\n".join(sorted(places))]
     for setting in options.settings:
         arms: dict[str, list[dict[str, Any]]] = {}
         for (name, arm, _), result in results.items():
@@ -255,7 +269,7 @@ def report(results: dict[Cell, dict[str, Any]], options: argparse.Namespace) -> 
         if not arms:
             continue
         means = next((list(run["hit@1"]) for runs in arms.values() for run in runs if "hit@1" in run), [])
-        columns = ["negatives", "rows, %", "contamination, %", "of the mined, %", "hardness"]
+        columns = ["negatives", "rows, %", "contamination, %", "of the mined, %", "hardest 7"]
         columns += [f"{mean}, %" for mean in means] + [f"from {baseline}" for baseline in BASELINES]
         columns += ["inputs", "ms a query"]
         parts += [f"### {setting}, {SETTINGS[setting].steps} steps of {BATCH_SIZE} pairs, {options.seeds} seeds"]
@@ -285,7 +299,8 @@ def main() -> None:
         setting, name, seed = json.loads(options.cell)
         arm = next(arm for arm in ARMS if arm.name == name)
         result = train_cell(SETTINGS[setting], arm, seed, options.output_dir)
-        print(json.dumps({"setting": setting, "arm": name, "seed": seed, "settings": settings_of(setting)} | result))
+        cell = {"setting": setting, "arm": name, "seed": seed, "settings": settings_of(setting), "machine": machine()}
+        print(json.dumps(cell | result))
         return
     options.output_dir.mkdir(parents=True, exist_ok=True)
     print(report(run_all(options), options))

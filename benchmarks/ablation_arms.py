@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ class Arm:
         masks: Arguments of the loss.
         mines_again: Whether it mines once more, with the model that is half trained.
         restarts: Whether a new trainer goes on from there, as it does when it mines again.
+        share: Of the steps of the others that it takes.
     """
 
     name: str
@@ -59,9 +61,11 @@ class Arm:
     masks: dict[str, Any]
     mines_again: bool = False
     restarts: bool = False
+    share: Fraction = Fraction(1)
 
     def parts(self, steps: int) -> tuple[int, ...]:
-        """Steps of its trainers, one after the other."""
+        """Steps of its trainers, one after the other, where others take so many."""
+        steps = int(steps * self.share)
         return (steps // 2, steps - steps // 2) if self.restarts else (steps,)
 
 
@@ -94,7 +98,7 @@ def explicit(
         datasets[name] = concatenate_datasets(columns, axis=1).select_columns(names)
         tables.append(negatives)
         first += len(rows)
-    return Batches(datasets, negatives=np.concatenate(tables))
+    return Batches(datasets, negatives=np.concatenate(tables) if tables else None)
 
 
 def clusters(
@@ -125,6 +129,7 @@ DUPLICATES = {"mask_duplicates": True}
 MARGIN = {"false_negative_margin": 0.1}
 BOTH = DUPLICATES | MARGIN
 
+EQUAL_INPUTS = Fraction(2, 2 + NUM_NEGATIVES)
 COMMUNITIES = partial(clusters, builder="communities")
 _COMMUNITIES = "communities, ranks from"
 
@@ -134,10 +139,23 @@ ARMS = (
     Arm("same-task in-batch + both masks", partial(in_batch, mixed=False), BOTH),
     Arm("mine_hard_negatives, top 7", partial(explicit, relative_margin=None), NO_MASKS),
     Arm("mine_hard_negatives, relative_margin=0.05", partial(explicit, relative_margin=0.05), NO_MASKS),
+    Arm(
+        "mine_hard_negatives, top 7, 2/9 of the steps",
+        partial(explicit, relative_margin=None),
+        NO_MASKS,
+        share=EQUAL_INPUTS,
+    ),
+    Arm(
+        "mine_hard_negatives, relative_margin=0.05, 2/9 of the steps",
+        partial(explicit, relative_margin=0.05),
+        NO_MASKS,
+        share=EQUAL_INPUTS,
+    ),
     Arm("SaHa as in the paper", clusters, NO_MASKS),
     Arm("SaHa + duplicate mask", clusters, DUPLICATES),
     Arm("SaHa + false_negative_margin 0.1", clusters, NO_MASKS | MARGIN),
     Arm("SaHa + both masks", clusters, BOTH),
+    Arm("SaHa without the owner filter + both masks", partial(clusters, owner_filter=False), BOTH),
     Arm(
         f"{_COMMUNITIES} 30 to 130 (B3) + both masks",
         partial(COMMUNITIES, range_min=30, range_max=130, owner_filter=False),
@@ -226,4 +244,4 @@ def _nearest(task: Task, data: TrainingData, relative_margin: float | None) -> t
     rows = [row_of[pair] for pair in zip(mined["anchor"][:], mined["positive"][:], strict=True)]
     columns = [mined[f"negative_{number}"][:] for number in range(1, NUM_NEGATIVES + 1)]
     numbers = [[int(name.split()[1]) for name in column] for column in columns]
-    return np.asarray(rows, dtype=np.int64), np.asarray(numbers, dtype=np.int64).T.reshape(len(rows), -1)
+    return np.asarray(rows, dtype=np.int64), np.asarray(numbers, dtype=np.int64).reshape(NUM_NEGATIVES, len(rows)).T

@@ -102,7 +102,8 @@ def machine() -> str:
     import torch
     import transformers
 
-    parts = [f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {torch.get_num_threads()} threads"]
+    threads = torch.get_num_threads()
+    parts = [f"{len(os.sched_getaffinity(0))} cores ({platform.machine()}), {threads} thread{'s' * (threads > 1)}"]
     if torch.cuda.is_available():
         parts.append(torch.cuda.get_device_name())
     parts += [

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -132,22 +134,23 @@ def arm_named(benchmark, name):
 
 
 @pytest.mark.parametrize(
-    ("name", "inputs"),
+    ("name", "inputs", "parts"),
     [
-        ("same-task in-batch", 2),
-        ("mine_hard_negatives, top 7", 9),
-        ("SaHa + both masks, mined again half-way", 2),
-        ("communities, ranks from 0, owner filter + both masks", 2),
+        ("same-task in-batch", 2, [7]),
+        ("mine_hard_negatives, top 7", 9, [7]),
+        ("mine_hard_negatives, top 7, 2/9 of the steps", 9, [1]),
+        ("SaHa + both masks, mined again half-way", 2, [3, 4]),
+        ("communities, ranks from 0, owner filter + both masks", 2, [7]),
     ],
 )
-def test_all_ways_train_on_as_many_pairs(benchmark, setting, tmp_path, monkeypatch, name, inputs):
+def test_all_ways_train_on_as_many_pairs_or_inputs(benchmark, setting, tmp_path, monkeypatch, name, inputs, parts):
     steps = []
     train = benchmark[0].train
     monkeypatch.setattr(
         benchmark[0], "train", lambda *args, **given: (steps.append(given["steps"]), train(*args, **given))
     )
     result = benchmark[0].train_cell(setting, arm_named(benchmark, name), 0, tmp_path)
-    assert steps == ([3, 4] if "again" in name else [7])
+    assert steps == parts
     assert result["inputs"] == pytest.approx(inputs) and result["hit@1"] == {"Overall": 0.5}
     assert 0 < result["rows"] < 1.5 and 0 <= result["contamination"] < 1 and result["seconds"] > 0
 
@@ -163,13 +166,35 @@ def test_a_way_that_keeps_no_batch_of_pairs_has_no_scores(benchmark, setting, tm
     assert second == ["another", "0"] + ["–"] * (len(first) - 2)
 
 
+def test_where_no_row_has_enough_negatives_there_is_nothing_to_train_on(benchmark, setting, data, embedder, tmp_path):
+    batches = benchmark[1].explicit(data, embedder, None, relative_margin=5.0)
+    assert batches.datasets == {} and batches.negatives is None
+    arm = benchmark[1].Arm("none", partial(benchmark[1].explicit, relative_margin=5.0), {})
+    assert benchmark[0].train_cell(setting, arm, 0, tmp_path) == {"rows": 0.0}
+
+
 def test_only_whole_lines_of_the_same_settings_are_runs(benchmark, tmp_path):
     ablation, runs = benchmark[0], tmp_path / "runs.jsonl"
     assert dict(ablation.finished(runs)) == {}
     run = {"setting": "digits", "arm": "a way", "seed": 0, "settings": ablation.settings_of("digits")}
     others = run | {"seed": 1, "settings": run["settings"] | {"steps": 1}}
     runs.write_text(f'{json.dumps(run)}\n{json.dumps(others)}\n{{"setting": "dig')
-    assert dict(ablation.finished(runs)) == {("digits", "a way", 0): run}
+    for _ in range(2):
+        ablation.end_last_line(runs)
+    with runs.open("a") as file:
+        file.write(json.dumps(run | {"arm": "another way"}) + "\n")
+    assert list(dict(ablation.finished(runs))) == [("digits", "a way", 0), ("digits", "another way", 0)]
+
+
+def test_the_report_tells_where_its_runs_were_made(benchmark):
+    ablation = benchmark[0]
+    run = {"rows": 1.0, "contamination": 0.1, "contamination_mined": None, "hardness": 0.4, "inputs": 2.0}
+    run |= {"seconds": 0.04, "hit@1": {"Overall": 0.5}, "machine": "Measured on a toaster.", "side_by_side": 3}
+    cells = {("digits", "a way", seed): run for seed in range(2)}
+    text = ablation.report(cells, SimpleNamespace(settings=["digits"], seeds=2))
+    assert text.startswith("Measured on a toaster. 3 runs side by side.\n\n### digits, 36 steps of 32 pairs, 2 seeds")
+    cells[("digits", "a way", 1)] = run | {"side_by_side": 1}
+    assert ablation.report(cells, SimpleNamespace(settings=["digits"], seeds=2)).count("toaster") == 2
 
 
 def test_of_many_equal_ways_hardly_one_seems_to_differ(benchmark):

@@ -194,11 +194,9 @@ def test_the_page_of_communities_says_their_counts_and_no_others(tmp_path):
     assert findings.visits == 0 and findings.truth.owner_filter is None and findings.truth.in_clusters.judged > 0
     assert counts["edges"] > counts["edges_in_clusters"] > 0 and counts["pairs_kept_apart"] > 0
     assert f"Edges between rows {counts['edges']} of these inside clusters {counts['edges_in_clusters']}" in said
-    share = counts["pairs_kept_apart"] / counts["mutual_pairs"]
-    assert (
-        f"documents {counts['mutual_pairs']} of these kept apart by the owner filter {counts['pairs_kept_apart']}"
-        in said
-    )
+    mutual, apart = counts["mutual_pairs"], counts["pairs_kept_apart"]
+    assert f"documents {mutual} of these kept apart by the owner filter {apart}" in said
+    share = apart / mutual
     assert findings.filtered == share and f"The owner filter kept apart {100 * share:.1f} % of the pairs" in said
     assert "phase 2" not in said and "Owners dropped" not in said and "Owners passed" not in said
 
