@@ -6,10 +6,10 @@
     python benchmarks/ablation.py --runs benchmarks/ablation.jsonl  # the tables of ABLATION.md, out of its runs
 
 All ways train all weights of saha-tiny-base in equally many steps of equally many pairs, at the same learning rates.
-Columns of explicit negatives make a pair dearer, so these take part once more with as many inputs, in 2/9 of the steps.
-A seed draws the training pairs and their order; queries that are scored are always the same. A run in two parts goes on
-with a new trainer, whose learning rate falls from half of the first one's. Each run is a line of the file `--runs` when
-it is done, and is not done again: started again, the command goes on.
+Columns of explicit negatives make a pair dearer, so these take part once more with as many inputs, in 2/9 of the
+steps. A seed draws the training pairs and their order; queries that are scored are always the same. A run in two parts
+goes on with a new trainer, whose learning rate falls from half of the first one's. Each run is a line of the file
+`--runs` when it is done, and is not done again: started again, the command goes on.
 
 * rows: rows to train on, for 100 pairs: those that `mine_hard_negatives` has enough negatives for, or that are in a
   cluster (some are in two). Fewer are seen more often; 0 is too few for a batch;
