@@ -206,3 +206,40 @@ def test_of_many_equal_ways_hardly_one_seems_to_differ(benchmark):
     assert wrong / 300 < 0.08
     means["better"] = means["way 0"] + rng.normal(0.1, 0.005, 5)
     assert "*" in benchmark[0].differences(means, "way 0")["better"]
+
+
+def test_runs_go_on_where_they_were_stopped_and_failures_are_named(benchmark, tmp_path, monkeypatch):
+    ablation, started = benchmark[0], []
+
+    def run(command, **_):
+        setting, arm, seed = json.loads(command[-1])
+        started.append((arm, seed))
+        cell = {"setting": setting, "arm": arm, "seed": seed, "settings": ablation.settings_of(setting), "rows": 0.0}
+        failed = arm == "SaHa as in the paper" and started.count((arm, seed)) == 1
+        return SimpleNamespace(returncode=int(failed), stdout=f"noise\n{json.dumps(cell)}\n")
+
+    monkeypatch.setattr(ablation.subprocess, "run", run)
+    monkeypatch.setattr(ablation, "prepare", lambda *_: None)
+    options = SimpleNamespace(settings=["digits"], seeds=2, jobs=1, output_dir=tmp_path, runs=tmp_path / "runs.jsonl")
+    options.arms = ["same-task in-batch", "SaHa as in the paper", "random in-batch"]  # the last is not for digits
+    with pytest.raises(SystemExit, match=r"Failed.*'SaHa as in the paper', 0.*the same command runs these again"):
+        ablation.run_all(options)
+    assert len(started) == 4 and len(options.runs.read_text().splitlines()) == 2
+    found = ablation.run_all(options)
+    assert len(started) == 6 and len(options.runs.read_text().splitlines()) == 4
+    assert list(found) == [("digits", arm, seed) for seed in range(2) for arm in options.arms[:2]]
+    assert ablation.run_all(options) == found and len(started) == 6
+
+
+def test_digits_go_with_others_of_their_class_and_never_with_themselves(benchmark, embedder, tmp_path, monkeypatch):
+    data, (pictures, classes) = benchmark[2], benchmark[2]._digits()
+    assert len(pictures) == 1797 and {picture.size for picture in pictures} == {(64, 64)}
+    monkeypatch.setattr(data, "_DIGITS_FOR_TRAINING", 60)
+    joined = {}
+    monkeypatch.setattr(data, "_joined", lambda sources, truth, *_: joined.update(sources=sources, truth=truth))
+    data.load_digits(tmp_path, 0, embedder)
+    pairs, _ = joined["sources"]["digits"]
+    class_of = {picture.tobytes(): label for picture, label in zip(pictures[:60], classes[:60].tolist(), strict=True)}
+    sides = [[class_of[picture.tobytes()] for picture in pairs[side]] for side in ("anchor", "positive")]
+    assert sides[0] == sides[1] == list(map(int, joined["truth"]["digits"])) and len(set(sides[0])) == 10
+    assert not any(row["anchor"].tobytes() == row["positive"].tobytes() for row in pairs)
