@@ -4,6 +4,9 @@
     python benchmarks/communities.py --sections truth               # one of: partitioners owners truth
     python benchmarks/communities.py --quick                        # all small: a smoke test
 
+Memory that was freed and not given back to the system hides what is used next. Where the memory of small cases
+matters, run one section a process, with `MALLOC_MMAP_THRESHOLD_=131072` in the environment of glibc.
+
 "partitioners" divides pairs of topics (see `cluster_rule.py`) by the greedy partitioner, by METIS, and in their order,
 each with the owner filter and without. "owners" has documents with several owners each, down to a few labels, among
 them some of very different frequency. "truth" mines a subset of mini-MMEB with saha-tiny-base: contamination is the
