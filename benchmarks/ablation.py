@@ -84,7 +84,7 @@ def train_cell(setting: Setting, arm: Arm, seed: int, folder: Path) -> dict[str,
             seconds += time.perf_counter() - start
         inputs += forwards.inputs
         audits.append(loss.audit())
-    queries = sum(arm.parts(setting.steps)) * BATCH_SIZE
+    queries = sum(parts) * BATCH_SIZE
     averaged = {
         name: None if audits[0][name] is None else float(np.mean([audit[name] for audit in audits]))
         for name in audits[0]
@@ -233,11 +233,11 @@ def differences(means: dict[str, np.ndarray], baseline: str) -> dict[str, str]:
     return {arm: interval(values) + (" *" if arm in real else "") for arm, values in found.items()}
 
 
-def rows_of(results: dict[str, list[dict[str, Any]]]) -> list[list[str]]:
+def rows_of(results: dict[str, list[dict[str, Any]]], baselines: Sequence[str] = BASELINES) -> list[list[str]]:
     """A row of the table for each way, out of the runs of its seeds."""
     scored = {arm: runs for arm, runs in results.items() if all("hit@1" in run for run in runs)}
     overall = {arm: np.array([run["hit@1"]["Overall"] for run in runs]) for arm, runs in scored.items()}
-    from_baselines = [differences(overall, baseline) if baseline in scored else {} for baseline in BASELINES]
+    from_baselines = [differences(overall, baseline) if baseline in scored else {} for baseline in baselines]
     rows = []
     for arm, runs in results.items():
         row = [arm, f"{100 * np.mean([run['rows'] for run in runs]):.0f}"]
@@ -270,10 +270,10 @@ def report(results: dict[Cell, dict[str, Any]], options: argparse.Namespace) -> 
             continue
         means = next((list(run["hit@1"]) for runs in arms.values() for run in runs if "hit@1" in run), [])
         columns = ["negatives", "rows, %", "contamination, %", "of the mined, %", "hardest 7"]
-        columns += [f"{mean}, %" for mean in means] + [f"from {baseline}" for baseline in BASELINES]
+        columns += [f"{mean}, %" for mean in means] + [f"from {baseline}" for baseline in options.baselines]
         columns += ["inputs", "ms a query"]
         parts += [f"### {setting}, {SETTINGS[setting].steps} steps of {BATCH_SIZE} pairs, {options.seeds} seeds"]
-        parts += [table(columns, rows_of(arms))]
+        parts += [table(columns, rows_of(arms, options.baselines))]
     return "\n\n".join(parts)
 
 
@@ -286,6 +286,9 @@ def main() -> None:
     parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="what to train on")
     ways = "; ".join(f'"{name}"' for name in names)
     parser.add_argument("--arms", nargs="+", choices=names, metavar="ARM", help=f"some of {ways}; all if not given")
+    parser.add_argument(
+        "--baselines", nargs="+", choices=names, metavar="ARM", default=BASELINES, help="ways that others differ from"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="runs of each")
     parser.add_argument("--output_dir", type=Path, default=Path("ablation"), help="data, vectors, and finished runs")
     parser.add_argument("--runs", type=Path, help="file of finished runs; runs.jsonl of --output_dir if not given")

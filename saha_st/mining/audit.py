@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from saha_st.mining.ragged import Ragged
+from saha_st.mining.rank_windows import Rivals
 
 _BLOCK = 4096  # pairs whose vectors are in memory at a time
 _MOST_RANDOM = 1_000_000  # random negatives: their share is right to 0.1 %
@@ -68,8 +69,7 @@ class Truth:
         """
         has_truth, right = self._positives
         places = np.minimum(documents, len(has_truth) - 1)
-        anchors = rows if self.anchor_of_row is None else self.anchor_of_row[rows]
-        codes, pair = self._truths_of_anchor.joined(anchors)  # an anchor may have several
+        codes, pair = self._truths_of_anchor.joined(self._anchors[rows])  # an anchor may have several
         judged = np.zeros(len(rows), dtype=bool)
         judged[pair] = has_truth[places[pair]]
         keys = codes * len(has_truth) + places[pair]
@@ -79,12 +79,16 @@ class Truth:
         return judged, positive
 
     @cached_property
+    def _anchors(self) -> np.ndarray:
+        """The anchor of each row, shape (rows,)."""
+        return np.arange(len(self.codes)) if self.anchor_of_row is None else self.anchor_of_row
+
+    @cached_property
     def _truths_of_anchor(self) -> Ragged:
         """The truths of each anchor, each once, those that are known."""
-        anchors = np.arange(len(self.codes)) if self.anchor_of_row is None else self.anchor_of_row
         known = self.codes >= 0
-        pairs = np.unique(np.stack((anchors[known], self.codes[known]), axis=1), axis=0)
-        return Ragged.group(pairs[:, 1], by=pairs[:, 0], lists=int(anchors.max()) + 1)
+        pairs = np.unique(np.stack((self._anchors[known], self.codes[known]), axis=1), axis=0)
+        return Ragged.group(pairs[:, 1], by=pairs[:, 0], lists=int(self._anchors.max()) + 1)
 
     @cached_property
     def _positives(self) -> tuple[np.ndarray, np.ndarray]:
@@ -111,12 +115,9 @@ class Truth:
             one, other = np.divmod(np.arange(rows**2), rows)
         else:
             one, other = np.random.default_rng(seed).integers(rows, size=(2, _MOST_RANDOM))
-        anchors = np.arange(rows) if self.anchor_of_row is None else self.anchor_of_row
-        documents = int(self.document_of_row.max()) + 1
-        own = anchors * documents + self.document_of_row
-        keys = anchors[one] * documents + self.document_of_row[other]
-        negative = ~np.isin(keys, own)
-        judged, positive = self.judge(one[negative], self.document_of_row[other[negative]])
+        documents = self.document_of_row[other]
+        negative = ~Rivals(self.document_of_row, self._anchors).is_positive(one, documents)
+        judged, positive = self.judge(one[negative], documents[negative])
         return _share(int(positive.sum()), int(judged.sum()))
 
 

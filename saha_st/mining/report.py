@@ -230,7 +230,7 @@ class _Page:
 
     def discarded(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """Candidates that did not, suspected false negatives first; some of them where there are many."""
-        order = dict(zip(_DISCARDED_FIRST, range(len(_DISCARDED_FIRST)), strict=True))
+        order = {fate: place for place, fate in enumerate(_DISCARDED_FIRST)}
         dropped = [each for each in candidates if each.fate not in (Fate.MATE, Fate.OWN_POSITIVE)]
         return sorted(dropped, key=lambda each: order.get(each.fate, len(order)))[:_SHOWN_DISCARDED]
 

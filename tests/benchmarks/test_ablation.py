@@ -191,10 +191,11 @@ def test_the_report_tells_where_its_runs_were_made(benchmark):
     run = {"rows": 1.0, "contamination": 0.1, "contamination_mined": None, "hardness": 0.4, "inputs": 2.0}
     run |= {"seconds": 0.04, "hit@1": {"Overall": 0.5}, "machine": "Measured on a toaster.", "side_by_side": 3}
     cells = {("digits", "a way", seed): run for seed in range(2)}
-    text = ablation.report(cells, SimpleNamespace(settings=["digits"], seeds=2))
+    options = SimpleNamespace(settings=["digits"], seeds=2, baselines=ablation.BASELINES)
+    text = ablation.report(cells, options)
     assert text.startswith("Measured on a toaster. 3 runs side by side.\n\n### digits, 36 steps of 32 pairs, 2 seeds")
     cells[("digits", "a way", 1)] = run | {"side_by_side": 1}
-    assert ablation.report(cells, SimpleNamespace(settings=["digits"], seeds=2)).count("toaster") == 2
+    assert ablation.report(cells, options).count("toaster") == 2
 
 
 def test_of_many_equal_ways_hardly_one_seems_to_differ(benchmark):
